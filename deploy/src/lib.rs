@@ -1,1 +1,51 @@
-//! Stub.
+//! The brain of the agent: decides, plans, applies, judges and reports one run.
+//!
+//! One direction, in the types: a bundle becomes a [`request::Request`]; [`authorize`] turns it, a
+//! [`principal::Principal`] and the [`policy::Policy`] into a [`authorize::Permit`] (or a denial);
+//! [`resolve`] fetches what the permit's spec names; [`plan`] says what would change; [`check`] asks
+//! the API server for its view before the first write; [`apply`] writes; [`watch`] judges the
+//! rollout with the pure rules of [`rollout`] and [`cause`]; [`report`] tells it. [`engine`] strings
+//! the stages together.
+//!
+//! Invariants: no sockets, files, environment, processes or clocks here (the lints of this crate
+//! refuse them); the world is reached through [`ports`] only. A stage cannot be called without the
+//! proof of the one before. No plan, log, report or error holds a secret value.
+//!
+//! The order of the modules below is their dependency order: a module uses only those above it.
+
+pub mod class;
+pub mod object;
+pub mod principal;
+pub mod secret;
+
+pub mod ports;
+
+pub mod backoff;
+pub mod log;
+pub mod redact;
+
+pub mod bundle;
+pub mod image;
+pub mod manifest;
+pub mod request;
+pub mod spec;
+pub mod template;
+pub mod yaml;
+
+pub mod authorize;
+pub mod policy;
+
+pub mod apply;
+pub mod check;
+pub mod plan;
+pub mod resolve;
+
+pub mod cause;
+pub mod rollout;
+pub mod watch;
+
+pub mod engine;
+pub mod report;
+
+#[cfg(feature = "fakes")]
+pub mod fakes;

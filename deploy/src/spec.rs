@@ -1,0 +1,80 @@
+//! `quaymaster.yaml` as a value: strict reading, every error with line and column.
+//!
+//! Called by [`crate::request`]. Everything that can be known without Vault and Kubernetes is
+//! checked here, all errors at once, and no error quotes the file.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use proto::ids::ClusterName;
+use proto::ids::DeployName;
+use proto::ids::Namespace;
+
+use crate::bundle::InputError;
+use crate::image::ImageRef;
+use crate::secret::VaultPath;
+use crate::template::Template;
+
+/// The name of the spec's file inside a bundle.
+pub const SPEC_FILE: &str = "quaymaster.yaml";
+
+/// A valid spec.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Spec {
+    /// The app's name.
+    pub name: DeployName,
+    /// The cluster; unset where the rule grants exactly one.
+    pub cluster: Option<ClusterName>,
+    /// The namespace; unset where the rule grants exactly one.
+    pub namespace: Option<Namespace>,
+    /// Secrets to materialize, in the order of the file.
+    pub secrets: Vec<SecretSpec>,
+    /// Files and folders of the bundle to apply, in the order of the file.
+    pub manifests: Vec<String>,
+    /// Images by the name that manifests use.
+    pub images: BTreeMap<String, ImageRef>,
+    /// How the rollout is judged.
+    pub rollout: Rollout,
+}
+
+/// One Kubernetes Secret to write.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SecretSpec {
+    /// The Secret's name.
+    pub name: String,
+    /// The Secret's type; `Opaque` unless given.
+    pub kind: String,
+    /// Its keys.
+    pub keys: BTreeMap<String, Source>,
+}
+
+/// Where the value of one key comes from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Source {
+    /// A field of a Vault secret.
+    Field {
+        /// Mount and path.
+        path: VaultPath,
+        /// The field.
+        field: String,
+        /// KV v2: this version instead of the latest.
+        version: Option<u64>,
+    },
+    /// A text over other keys of the same Secret.
+    Template(Template),
+}
+
+/// How the rollout is judged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rollout {
+    /// The deadline of the whole run. Default 10 minutes.
+    pub timeout: Duration,
+}
+
+/// Reads a spec.
+///
+/// # Errors
+/// [`proto::error::Code::SpecInvalid`] with every place that is wrong.
+pub fn parse(_file: &[u8]) -> Result<Spec, InputError> {
+    panic!("not written yet")
+}
