@@ -1,1 +1,233 @@
-//! Not written yet.
+//! Carries out a plan: server-side apply, wave after wave, concurrent inside a wave.
+//!
+//! Needs the [`Plan`] (and so the permit in it) and the values. The journal notes that writing
+//! begins before the first write. A write without an answer is looked at before it is sent again.
+//! Steps whose object is already right are not written. Called by [`crate::engine`] in a task that
+//! is never dropped; the stop token is asked between writes.
+
+use std::collections::BTreeMap;
+
+use futures::StreamExt as _;
+use proto::report::Action;
+use serde_json::Value;
+
+use crate::backoff::Patience;
+use crate::check::payload;
+use crate::class::Class;
+use crate::object::AppliedObject;
+use crate::object::ObjectId;
+use crate::plan::Content;
+use crate::plan::Plan;
+use crate::plan::Step;
+use crate::plan::WIDTH;
+use crate::plan::Wave;
+use crate::plan::cluster_trouble;
+use crate::ports::ClusterError;
+use crate::ports::Entry;
+use crate::ports::JournalError;
+use crate::ports::Ports;
+use crate::ports::Write;
+use crate::resolve::ResolvedSecrets;
+use crate::secret::Secret;
+
+/// All objects of a run as the cluster has them now: the proof that everything was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Applied {
+    objects: Vec<AppliedObject>,
+}
+
+impl Applied {
+    /// Returns the objects.
+    #[must_use]
+    pub fn objects(&self) -> &[AppliedObject] {
+        &self.objects
+    }
+}
+
+/// Why not everything was written.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ApplyError {
+    /// Some objects were refused, or the server was away too long.
+    #[error("writing {object}")]
+    Write {
+        /// The first object that failed.
+        object: String,
+        /// Why.
+        source: ClusterError,
+    },
+    /// The run was told to stop.
+    #[error("the run was told to stop")]
+    Stopped,
+    /// The journal cannot be written, so nothing else was.
+    #[error("noting that writing begins")]
+    Journal(#[from] JournalError),
+}
+
+/// What was written before it failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApplyFailure {
+    /// Why.
+    pub error: ApplyError,
+    /// What was written, and what may have been.
+    pub written: Vec<ObjectId>,
+}
+
+/// Writes everything.
+///
+/// # Errors
+/// The first failure, after the other writes of the same wave have ended, with what was written.
+pub async fn apply(
+    plan: &Plan,
+    secrets: &ResolvedSecrets,
+    ports: &Ports,
+    patience: &Patience<'_>,
+) -> Result<Applied, ApplyFailure> {
+    let failure = |error, written: &[AppliedObject]| ApplyFailure {
+        error,
+        written: written.iter().map(|object| object.id.clone()).collect(),
+    };
+    ports
+        .journal
+        .append(Entry::Applying)
+        .await
+        .map_err(|error| failure(error.into(), &[]))?;
+    let data: BTreeMap<&str, &BTreeMap<String, Secret>> = secrets
+        .secrets
+        .iter()
+        .map(|secret| (secret.name.as_str(), &secret.data))
+        .collect();
+    let mut objects: Vec<AppliedObject> = Vec::with_capacity(plan.steps().len());
+    for wave in Wave::ALL {
+        let steps = plan.steps().iter().filter(|step| step.wave == wave);
+        let mut writes = futures::stream::iter(steps)
+            .map(async |step| (step, step_one(plan, step, &data, ports, patience).await))
+            .buffer_unordered(WIDTH);
+        let mut failed = None;
+        while let Some((step, result)) = writes.next().await {
+            match result {
+                Ok(object) => objects.push(object),
+                Err(error) => {
+                    patience
+                        .log
+                        .object(step.id.to_string(), "failed", error.to_string());
+                    failed = failed.or(Some(error));
+                }
+            }
+        }
+        if let Some(error) = failed {
+            return Err(failure(error, &objects));
+        }
+    }
+    ports
+        .journal
+        .append(Entry::Applied)
+        .await
+        .map_err(|error| failure(error.into(), &objects))?;
+    Ok(Applied { objects })
+}
+
+async fn step_one(
+    plan: &Plan,
+    step: &Step,
+    data: &BTreeMap<&str, &BTreeMap<String, Secret>>,
+    ports: &Ports,
+    patience: &Patience<'_>,
+) -> Result<AppliedObject, ApplyError> {
+    if let (Action::Same, Some(checked)) = (step.action, &step.checked) {
+        patience.log.object(step.id.to_string(), "same", "");
+        return Ok(checked.clone());
+    }
+    let data = match &step.content {
+        Content::Secret { .. } => data.get(step.id.name.as_str()).copied(),
+        Content::Object(_) => None,
+    };
+    let (applied, _) = write(plan, step, data, ports, patience).await?;
+    let state = match step.action {
+        Action::Create => "created",
+        Action::Change => "changed",
+        Action::Same | Action::Unknown => "applied",
+    };
+    patience.log.object(step.id.to_string(), state, "");
+    Ok(applied)
+}
+
+/// Writes one object until it is written, refused, or patience ends.
+async fn write(
+    plan: &Plan,
+    step: &Step,
+    data: Option<&BTreeMap<String, Secret>>,
+    ports: &Ports,
+    patience: &Patience<'_>,
+) -> Result<(AppliedObject, Value), ApplyError> {
+    let actor = plan.permit().actor();
+    let failed = |source| ApplyError::Write {
+        object: step.id.to_string(),
+        source,
+    };
+    loop {
+        if patience.stop.is_cancelled() {
+            return Err(ApplyError::Stopped);
+        }
+        let result = patience
+            .retry(
+                async || {
+                    ports
+                        .cluster
+                        .apply(actor, &step.id, payload(&step.content, data), Write::Commit)
+                        .await
+                },
+                |error| {
+                    let mut trouble = cluster_trouble(error);
+                    if matches!(error, ClusterError::UnknownKind { .. })
+                        && plan.defines(&step.id.gvk)
+                    {
+                        // The definition was written a moment ago; the server serves it soon.
+                        trouble.class = Class::Upstream;
+                    }
+                    trouble
+                },
+            )
+            .await;
+        match result {
+            Err(ClusterError::Unanswered { .. }) => {
+                look(plan, step, ports, patience).await.map_err(failed)?;
+            }
+            other => return other.map_err(failed),
+        }
+    }
+}
+
+/// After a write without an answer: waits until the server answers again and says what is there.
+/// The same apply may follow: it is the same content by the same manager, so twice is once.
+async fn look(
+    plan: &Plan,
+    step: &Step,
+    ports: &Ports,
+    patience: &Patience<'_>,
+) -> Result<(), ClusterError> {
+    let actor = plan.permit().actor();
+    let there = patience
+        .retry(
+            async || match step.id.gvk.is("", "Secret") {
+                true => Ok(ports.cluster.fingerprints(actor, &step.id).await?.is_some()),
+                false => Ok(ports.cluster.get(actor, &step.id).await?.is_some()),
+            },
+            cluster_trouble,
+        )
+        .await?;
+    let seen = if there {
+        "it is there"
+    } else {
+        "it is not there"
+    };
+    patience.log.warn(format!(
+        "no answer to the write of {}; looked: {seen}; applying the same content again",
+        step.id
+    ));
+    if tokio::time::Instant::now() >= patience.deadline {
+        return Err(ClusterError::Unanswered {
+            object: step.id.to_string(),
+        });
+    }
+    Ok(())
+}

@@ -140,7 +140,7 @@ impl SecretsError {
 /// Vault or OpenBao.
 pub trait Secrets: Send + Sync {
     /// Opens a session. With [`Login::Passed`] nothing is sent.
-    fn login(&self, login: Login) -> BoxFuture<'_, Result<Session, SecretsError>>;
+    fn login<'a>(&'a self, login: &'a Login) -> BoxFuture<'a, Result<Session, SecretsError>>;
 
     /// Looks up what engine serves `path`. A KV v2 path that starts its inner path with `data/`,
     /// `metadata/` and the like is refused earlier by the spec's own check of this answer.

@@ -1,1 +1,288 @@
-//! Not written yet.
+//! Tells it: every way a run can end, as status, stable code, one sentence and what to do.
+//!
+//! Pure. [`crate::engine`] hands in what happened; out come [`proto::report::Report`] and the digest
+//! lines that stand last in the job's log. Secret values cannot get in here: errors hold none, and
+//! evidence from the cluster passes the run's redactor.
+
+use proto::error::Code;
+use proto::error::Place;
+use proto::error::Problem;
+use proto::report::Cause;
+use proto::report::Status;
+
+use crate::apply::ApplyError;
+use crate::apply::ApplyFailure;
+use crate::check::CheckError;
+use crate::class::Class;
+use crate::ports::ClusterError;
+use crate::ports::SecretsError;
+use crate::resolve::ResolveError;
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// The status.
+    pub status: Status,
+    /// One sentence.
+    pub message: String,
+    /// The problem, unless it succeeded.
+    pub problem: Option<Problem>,
+    /// Why the rollout failed.
+    pub causes: Vec<Cause>,
+    /// What was seen and did not fail the run.
+    pub warnings: Vec<String>,
+}
+
+impl Verdict {
+    /// It is done.
+    #[must_use]
+    pub fn succeeded(message: impl Into<String>, warnings: Vec<String>) -> Self {
+        Self {
+            status: Status::Succeeded,
+            message: message.into(),
+            problem: None,
+            causes: Vec::new(),
+            warnings,
+        }
+    }
+
+    /// It is not.
+    #[must_use]
+    pub fn problem(problem: Problem) -> Self {
+        let status = status_of(problem.code);
+        Self {
+            status,
+            message: problem.detail.clone(),
+            problem: Some(problem),
+            causes: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
+
+    /// The rollout failed, or was not done in time.
+    #[must_use]
+    pub fn rollout(code: Code, message: String, causes: Vec<Cause>) -> Self {
+        let hint = causes.first().and_then(|cause| cause.hint.clone());
+        let mut problem = Problem::new(code, message);
+        problem.hint = hint;
+        Self {
+            causes,
+            ..Self::problem(problem)
+        }
+    }
+}
+
+/// Returns the status that belongs to a problem code.
+#[must_use]
+pub fn status_of(code: Code) -> Status {
+    match code.status() {
+        401 | 403 => Status::Denied,
+        400 | 404 | 405 | 413 | 415 | 422 | 431 => Status::Invalid,
+        409 => Status::Superseded,
+        _ if code == Code::Cancelled => Status::Cancelled,
+        _ if code == Code::Interrupted => Status::Interrupted,
+        _ => Status::Failed,
+    }
+}
+
+/// Tells an error of reading or issuing secrets.
+#[must_use]
+pub fn of_resolve(error: &ResolveError) -> Problem {
+    let detail = error.to_string();
+    match error {
+        ResolveError::NoLogin => Problem::new(Code::VaultDenied, detail)
+            .hint("send an id_token (and let the rule name a Vault role), or pass a Vault token"),
+        ResolveError::Vault { what, source } => of_vault(what, source),
+        ResolveError::FieldMissing { .. } => Problem::new(Code::SecretMissing, detail)
+            .hint("look at the names of the fields with 'vault kv get', or correct 'field' in quaymaster.yaml"),
+        ResolveError::NoVersions { .. } => Problem::new(Code::SpecInvalid, detail).hint("leave 'version' out"),
+        ResolveError::TooLarge { .. } => {
+            Problem::new(Code::SpecInvalid, detail).hint("spread the keys over several Secrets")
+        }
+        ResolveError::Template { source, .. } => {
+            Problem::new(Code::SpecInvalid, format!("{detail}: {source}")).hint("correct the template in quaymaster.yaml")
+        }
+        ResolveError::Journal(_) => Problem::new(Code::Internal, "the agent cannot write its journal")
+            .hint("the operator should look at the disk of the agent's state directory"),
+    }
+}
+
+fn of_vault(what: &str, error: &SecretsError) -> Problem {
+    let detail = format!("{what}: {error}");
+    match error.class() {
+        Class::Denied => Problem::new(Code::VaultDenied, detail)
+            .hint("the policies of the rule's Vault role have to allow this path, and the role has to accept the job's claims"),
+        Class::NotFound => Problem::new(Code::SecretMissing, detail)
+            .hint("check mount, path and version; paths are written as for 'vault kv get', without data/"),
+        Class::Caller | Class::Conflict => Problem::new(Code::SpecInvalid, detail)
+            .hint("write the path as for 'vault kv get', without data/"),
+        Class::Upstream | Class::OutcomeUnknown => Problem::new(Code::VaultUnavailable, detail)
+            .hint("look at Vault's health; the run waited until its deadline"),
+        Class::Bug => Problem::new(Code::Internal, detail).hint("tell the operator the run's id"),
+    }
+}
+
+/// Tells an error of the check.
+#[must_use]
+pub fn of_check(error: &CheckError) -> Problem {
+    let detail = error.to_string();
+    match error {
+        CheckError::Denied {
+            user,
+            verb,
+            object,
+            reason,
+        } => {
+            let because = if reason.is_empty() {
+                String::new()
+            } else {
+                format!(" ({reason})")
+            };
+            Problem::new(Code::ClusterDenied, format!("the cluster does not let {user} {verb} {object}{because}"))
+                .hint("the policy rule allows it, RBAC in the cluster does not: bind a Role with this verb to the group of the project")
+        }
+        CheckError::UnknownKind { .. } => Problem::new(Code::ObjectInvalid, detail)
+            .hint("install its custom resource definition first, or put it into the manifests"),
+        CheckError::NamespaceMissing { .. } => Problem::new(Code::ObjectInvalid, detail)
+            .hint("create the namespace, or put it into the manifests if the rule allows that"),
+        CheckError::Refused { objects } => of_refused(objects),
+        CheckError::Conflict { object, fields } => {
+            let told = fields.iter().map(|field| {
+                format!(
+                    "{}: manager {} has {}, the manifest has {}",
+                    field.field, field.manager, field.theirs, field.ours
+                )
+            });
+            Problem::new(
+                Code::ApplyConflict,
+                format!(
+                    "fields of {object} belong to other managers: {}",
+                    told.clone().collect::<Vec<_>>().join("; ")
+                ),
+            )
+            .hint("take the field out of the manifest, or let the other manager give it up")
+            .places(told.map(Place::message))
+        }
+        CheckError::Cluster { object, source } => of_cluster(object, source),
+    }
+}
+
+fn of_refused(objects: &[(String, ClusterError)]) -> Problem {
+    let places = objects.iter().flat_map(|(object, error)| match error {
+        ClusterError::Invalid { causes, .. } => causes
+            .iter()
+            .map(|cause| Place::message(format!("{object}: {cause}")))
+            .collect::<Vec<_>>(),
+        ClusterError::Forbidden { .. }
+        | ClusterError::UnknownKind { .. }
+        | ClusterError::Missing { .. }
+        | ClusterError::Conflict { .. }
+        | ClusterError::Unavailable { .. }
+        | ClusterError::Unanswered { .. }
+        | ClusterError::Unexpected { .. } => vec![Place::message(format!("{object}: {error}"))],
+    });
+    let Some((object, first)) = objects.first() else {
+        return Problem::new(Code::Internal, "the check failed without a reason");
+    };
+    of_cluster(object, first).places(places)
+}
+
+/// Tells an error of a single cluster call.
+#[must_use]
+pub fn of_cluster(object: &str, error: &ClusterError) -> Problem {
+    let detail = match error {
+        ClusterError::Invalid { causes, .. } => format!("{error}: {}", causes.join("; ")),
+        ClusterError::Conflict { fields, .. } => {
+            let told: Vec<String> = fields
+                .iter()
+                .map(|field| format!("{} ({})", field.field, field.manager))
+                .collect();
+            format!("{error}: {}", told.join("; "))
+        }
+        ClusterError::Forbidden { .. }
+        | ClusterError::UnknownKind { .. }
+        | ClusterError::Missing { .. }
+        | ClusterError::Unavailable { .. }
+        | ClusterError::Unanswered { .. }
+        | ClusterError::Unexpected { .. } => format!("{object}: {error}"),
+    };
+    match error {
+        ClusterError::Forbidden { .. } => Problem::new(Code::ClusterDenied, detail).hint(
+            "RBAC, a quota or an admission rule of the cluster says no; the reason names which",
+        ),
+        ClusterError::Invalid { .. } | ClusterError::UnknownKind { .. } => {
+            Problem::new(Code::ObjectInvalid, detail).hint("correct the manifest")
+        }
+        ClusterError::Missing { .. } => Problem::new(Code::ObjectInvalid, detail)
+            .hint("something that the object needs, such as its namespace, does not exist"),
+        ClusterError::Conflict { .. } => Problem::new(Code::ApplyConflict, detail)
+            .hint("take the field out of the manifest, or let the other manager give it up"),
+        ClusterError::Unavailable { .. } | ClusterError::Unanswered { .. } => {
+            Problem::new(Code::ClusterUnavailable, detail)
+                .hint("look at the API server's health; the run waited until its deadline")
+        }
+        ClusterError::Unexpected { .. } => {
+            Problem::new(Code::Internal, detail).hint("tell the operator the run's id")
+        }
+    }
+}
+
+/// Tells a failure while writing.
+#[must_use]
+pub fn of_apply(failure: &ApplyFailure) -> Problem {
+    let mut problem = match &failure.error {
+        ApplyError::Write { object, source } => of_cluster(object, source),
+        ApplyError::Stopped => Problem::new(
+            Code::Cancelled,
+            "the run was cancelled while it was writing",
+        ),
+        ApplyError::Journal(_) => {
+            Problem::new(Code::Internal, "the agent cannot write its journal")
+        }
+    };
+    let kept = match failure.written.len() {
+        0 => "nothing was written".to_owned(),
+        1 => "1 object was written before and is kept".to_owned(),
+        many => format!("{many} objects were written before and are kept"),
+    };
+    problem.detail = format!("{}; {kept}", problem.detail);
+    if !failure.written.is_empty() {
+        // The check before the first write passed, so this is a failure and not a denial: the app
+        // has changed.
+        if matches!(problem.code, Code::ClusterDenied | Code::ObjectInvalid) {
+            let mut failed = Problem::new(Code::RolloutFailed, problem.detail);
+            failed.hint = problem.hint;
+            failed.errors = problem.errors;
+            problem = failed;
+        }
+    }
+    problem
+}
+
+/// Returns the digest: the lines that stand last in the log of a run that did not succeed.
+#[must_use]
+pub fn digest(verdict: &Verdict) -> Vec<String> {
+    let mut lines = Vec::new();
+    for cause in &verdict.causes {
+        lines.push(format!("{}: {}", cause.object, cause.message));
+        lines.extend(cause.evidence.iter().map(|line| format!("    {line}")));
+        if let Some(hint) = &cause.hint {
+            lines.push(format!("  what to do: {hint}"));
+        }
+    }
+    if let Some(problem) = &verdict.problem {
+        if verdict.causes.is_empty() {
+            lines.extend(
+                problem
+                    .errors
+                    .iter()
+                    .map(|place| format!("  {}", place.message)),
+            );
+            if let Some(hint) = &problem.hint {
+                lines.push(format!("  what to do: {hint}"));
+            }
+        }
+        lines.push(format!("{}: {}", verdict.status.word(), verdict.message));
+    }
+    lines
+}

@@ -1,1 +1,668 @@
-//! Not written yet.
+//! Which values? Reads and issues what the permit's spec names, in two steps.
+//!
+//! [`draft`] opens a session, finds the engine behind each path and reads every KV secret: after it
+//! all fields, sizes and template names are known to be there, and no credential was issued. A dry
+//! run stops here. [`Draft::issue`] then issues dynamic credentials (one per Secret and path, so
+//! that user and password belong together), notes each lease in the journal before anything else
+//! happens, and renders templates. Called by [`crate::engine`].
+
+use std::collections::BTreeMap;
+
+use crate::backoff::Patience;
+use crate::backoff::Trouble;
+use crate::class::Class;
+use crate::ports::Engine;
+use crate::ports::Entry;
+use crate::ports::JournalError;
+use crate::ports::Login;
+use crate::ports::Mount;
+use crate::ports::Ports;
+use crate::ports::SecretsError;
+use crate::ports::Session;
+use crate::secret::LeaseId;
+use crate::secret::Secret;
+use crate::secret::VaultPath;
+use crate::spec::SecretSpec;
+use crate::spec::Source;
+use crate::template::TemplateError;
+
+/// The API server's limit for the data of one Secret.
+const MAX_SECRET: usize = 1 << 20;
+
+/// Why secrets could not be had.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ResolveError {
+    /// The run needs secrets and brought no token that Vault takes.
+    #[error("the run needs secrets, and no token for Vault came with it")]
+    NoLogin,
+    /// The login or a read failed.
+    #[error("reading {what}")]
+    Vault {
+        /// What was read: "the login", or a path.
+        what: String,
+        /// Why.
+        source: SecretsError,
+    },
+    /// The secret has no such field.
+    #[error("the secret at {path} has no field {field} (key {key} of Secret {secret})")]
+    FieldMissing {
+        /// The path.
+        path: String,
+        /// The field.
+        field: String,
+        /// The Secret.
+        secret: String,
+        /// The key.
+        key: String,
+    },
+    /// A version was asked of an engine that has none.
+    #[error(
+        "{path} is not in a KV version 2 engine, so it has no version (key {key} of Secret {secret})"
+    )]
+    NoVersions {
+        /// The path.
+        path: String,
+        /// The Secret.
+        secret: String,
+        /// The key.
+        key: String,
+    },
+    /// The Secret is over the API server's limit.
+    #[error("Secret {secret} would hold {bytes} bytes; the API server takes 1 MiB")]
+    TooLarge {
+        /// The Secret.
+        secret: String,
+        /// Its size.
+        bytes: usize,
+    },
+    /// A template could not be rendered.
+    #[error("key {key} of Secret {secret}")]
+    Template {
+        /// The Secret.
+        secret: String,
+        /// The key.
+        key: String,
+        /// Why.
+        source: TemplateError,
+    },
+    /// The journal cannot be written.
+    #[error("noting a lease before it is used")]
+    Journal(#[from] JournalError),
+}
+
+impl ResolveError {
+    /// Returns the class.
+    #[must_use]
+    pub const fn class(&self) -> Class {
+        match self {
+            Self::NoLogin
+            | Self::NoVersions { .. }
+            | Self::TooLarge { .. }
+            | Self::Template { .. } => Class::Caller,
+            Self::Vault { source, .. } => source.class(),
+            Self::FieldMissing { .. } => Class::NotFound,
+            Self::Journal(_) => Class::Bug,
+        }
+    }
+}
+
+/// One path that the spec names, with what is behind it.
+#[derive(Debug)]
+struct Place {
+    path: VaultPath,
+    version: Option<u64>,
+}
+
+impl Place {
+    fn key(&self) -> (String, Option<u64>) {
+        (self.path.as_str().to_owned(), self.version)
+    }
+}
+
+/// Everything that can be known without issuing a credential.
+#[derive(Debug)]
+pub struct Draft {
+    session: Session,
+    specs: Vec<SecretSpec>,
+    mounts: BTreeMap<String, Mount>,
+    read: BTreeMap<(String, Option<u64>), crate::ports::SecretData>,
+}
+
+/// The values of one Secret.
+#[derive(Debug)]
+pub struct ResolvedSecret {
+    /// The Secret's name.
+    pub name: String,
+    /// Its values by key.
+    pub data: BTreeMap<String, Secret>,
+}
+
+/// All values of a run, its leases, and the session that holds them.
+#[derive(Debug)]
+pub struct ResolvedSecrets {
+    /// In the order of the spec.
+    pub secrets: Vec<ResolvedSecret>,
+    /// Every lease, with the Secret that it is for and the path that issued it.
+    pub leases: Vec<HeldLease>,
+    /// The session; unset for a run without secrets.
+    pub session: Option<Session>,
+}
+
+/// A lease that this run issued.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldLease {
+    /// Its id.
+    pub id: LeaseId,
+    /// The Secret that its values go into.
+    pub secret: String,
+    /// The path that issued it.
+    pub path: String,
+    /// How long it was granted for, in seconds.
+    pub seconds: u64,
+}
+
+impl ResolvedSecrets {
+    /// A run without secrets.
+    #[must_use]
+    pub const fn none() -> Self {
+        Self {
+            secrets: Vec::new(),
+            leases: Vec::new(),
+            session: None,
+        }
+    }
+}
+
+fn trouble(error: &ResolveError) -> Trouble {
+    let retry_after_seconds = match error {
+        ResolveError::Vault {
+            source:
+                SecretsError::Unavailable {
+                    retry_after_seconds,
+                    ..
+                },
+            ..
+        } => *retry_after_seconds,
+        ResolveError::Vault { .. }
+        | ResolveError::NoLogin
+        | ResolveError::FieldMissing { .. }
+        | ResolveError::NoVersions { .. }
+        | ResolveError::TooLarge { .. }
+        | ResolveError::Template { .. }
+        | ResolveError::Journal(_) => None,
+    };
+    let reason = match error {
+        ResolveError::Vault { what, source } => format!("{what}: {source}"),
+        other @ (ResolveError::NoLogin
+        | ResolveError::FieldMissing { .. }
+        | ResolveError::NoVersions { .. }
+        | ResolveError::TooLarge { .. }
+        | ResolveError::Template { .. }
+        | ResolveError::Journal(_)) => other.to_string(),
+    };
+    Trouble {
+        class: error.class(),
+        retry_after_seconds,
+        reason,
+    }
+}
+
+/// Opens a session and reads everything that can be read without issuing.
+///
+/// # Errors
+/// The first thing that is missing or refused. The session is ended before an error is returned.
+pub async fn draft(
+    specs: &[SecretSpec],
+    login: Option<Login>,
+    ports: &Ports,
+    patience: &Patience<'_>,
+) -> Result<Draft, ResolveError> {
+    let login = login.ok_or(ResolveError::NoLogin)?;
+    let session = patience
+        .retry(
+            async || {
+                let error = |source| ResolveError::Vault {
+                    what: "the login".to_owned(),
+                    source,
+                };
+                ports.secrets.login(&login).await.map_err(error)
+            },
+            trouble,
+        )
+        .await?;
+    let mut draft = Draft {
+        session,
+        specs: specs.to_vec(),
+        mounts: BTreeMap::new(),
+        read: BTreeMap::new(),
+    };
+    match draft.fill(ports, patience).await {
+        Ok(()) => Ok(draft),
+        Err(error) => {
+            draft.close(ports, patience).await;
+            Err(error)
+        }
+    }
+}
+
+impl Draft {
+    async fn fill(&mut self, ports: &Ports, patience: &Patience<'_>) -> Result<(), ResolveError> {
+        for place in places(&self.specs) {
+            let mount = self.mount(&place.path, ports, patience).await?;
+            let secrets = match mount.engine {
+                Engine::Dynamic => continue,
+                Engine::KvV1 | Engine::KvV2 => &ports.secrets,
+            };
+            if place.version.is_some() && mount.engine == Engine::KvV1 {
+                return Err(self.no_versions(&place));
+            }
+            let data = patience
+                .retry(
+                    async || {
+                        secrets
+                            .read(&self.session, &mount, &place.path, place.version)
+                            .await
+                            .map_err(|source| ResolveError::Vault {
+                                what: place.path.to_string(),
+                                source,
+                            })
+                    },
+                    trouble,
+                )
+                .await?;
+            data.fields
+                .values()
+                .for_each(|value| patience.log.learn(value));
+            self.read.insert(place.key(), data);
+        }
+        self.check()
+    }
+
+    async fn mount(
+        &mut self,
+        path: &VaultPath,
+        ports: &Ports,
+        patience: &Patience<'_>,
+    ) -> Result<Mount, ResolveError> {
+        if let Some(mount) = self.mounts.get(path.as_str()) {
+            return Ok(mount.clone());
+        }
+        let mount = patience
+            .retry(
+                async || {
+                    ports
+                        .secrets
+                        .engine(&self.session, path)
+                        .await
+                        .map_err(|source| ResolveError::Vault {
+                            what: path.to_string(),
+                            source,
+                        })
+                },
+                trouble,
+            )
+            .await?;
+        self.mounts.insert(path.as_str().to_owned(), mount.clone());
+        Ok(mount)
+    }
+
+    fn no_versions(&self, place: &Place) -> ResolveError {
+        let (secret, key) = self.user_of(place);
+        ResolveError::NoVersions {
+            path: place.path.to_string(),
+            secret,
+            key,
+        }
+    }
+
+    fn user_of(&self, place: &Place) -> (String, String) {
+        fields(&self.specs)
+            .find(|used| used.path == &place.path && used.version == place.version)
+            .map(|used| (used.secret.to_owned(), used.key.to_owned()))
+            .unwrap_or_default()
+    }
+
+    /// Checks fields and sizes of all that was read.
+    fn check(&self) -> Result<(), ResolveError> {
+        for used in fields(&self.specs) {
+            if self.is_dynamic(used.path) {
+                if used.version.is_some() {
+                    return Err(ResolveError::NoVersions {
+                        path: used.path.to_string(),
+                        secret: used.secret.to_owned(),
+                        key: used.key.to_owned(),
+                    });
+                }
+                continue;
+            }
+            let data = self
+                .read
+                .get(&(used.path.as_str().to_owned(), used.version));
+            if !data.is_some_and(|data| data.fields.contains_key(used.field)) {
+                return Err(field_missing(&used));
+            }
+        }
+        for spec in &self.specs {
+            let known = spec
+                .keys
+                .values()
+                .filter_map(|source| self.known(source))
+                .map(Secret::len);
+            check_size(&spec.name, known.sum())?;
+        }
+        Ok(())
+    }
+
+    fn is_dynamic(&self, path: &VaultPath) -> bool {
+        self.mounts
+            .get(path.as_str())
+            .is_some_and(|mount| mount.engine == Engine::Dynamic)
+    }
+
+    /// Returns the value of a source that was read; dynamic credentials and templates are not known.
+    #[must_use]
+    pub fn known(&self, source: &Source) -> Option<&Secret> {
+        match source {
+            Source::Field {
+                path,
+                field,
+                version,
+            } => self
+                .read
+                .get(&(path.as_str().to_owned(), *version))
+                .and_then(|data| data.fields.get(field)),
+            Source::Template(_) => None,
+        }
+    }
+
+    /// Says in words where the value of a key comes from, with the version that was read.
+    #[must_use]
+    pub fn describe(&self, source: &Source) -> String {
+        match source {
+            Source::Template(_) => "template".to_owned(),
+            Source::Field {
+                path,
+                field,
+                version,
+            } => {
+                let read = self
+                    .read
+                    .get(&(path.as_str().to_owned(), *version))
+                    .and_then(|data| data.version);
+                match read {
+                    Some(version) => format!("{path} field {field} version {version}"),
+                    None if self.is_dynamic(path) => {
+                        format!("{path} field {field} (issued for each run)")
+                    }
+                    None => format!("{path} field {field}"),
+                }
+            }
+        }
+    }
+
+    /// Ends the session without having issued anything.
+    pub async fn close(self, ports: &Ports, patience: &Patience<'_>) {
+        end_session(self.session, ports, patience).await;
+    }
+
+    /// Issues what is dynamic and renders what is a template.
+    ///
+    /// # Errors
+    /// The error, and whatever was issued before it: the caller has to revoke it.
+    pub async fn issue(
+        mut self,
+        ports: &Ports,
+        patience: &Patience<'_>,
+    ) -> Result<ResolvedSecrets, (ResolveError, ResolvedSecrets)> {
+        let mut out = ResolvedSecrets::none();
+        let specs = std::mem::take(&mut self.specs);
+        let mut failed = None;
+        for spec in &specs {
+            match self
+                .materialize(spec, &mut out.leases, ports, patience)
+                .await
+            {
+                Ok(secret) => out.secrets.push(secret),
+                Err(error) => {
+                    failed = Some(error);
+                    break;
+                }
+            }
+        }
+        out.session = Some(self.session);
+        match failed {
+            Some(error) => Err((error, out)),
+            None => Ok(out),
+        }
+    }
+
+    async fn materialize(
+        &self,
+        spec: &SecretSpec,
+        leases: &mut Vec<HeldLease>,
+        ports: &Ports,
+        patience: &Patience<'_>,
+    ) -> Result<ResolvedSecret, ResolveError> {
+        let mut issued: BTreeMap<&str, crate::ports::SecretData> = BTreeMap::new();
+        let mut data: BTreeMap<String, Secret> = BTreeMap::new();
+        for used in fields(std::slice::from_ref(spec)) {
+            let value = if self.is_dynamic(used.path) {
+                if !issued.contains_key(used.path.as_str()) {
+                    let fresh = self.issue_one(&used, leases, ports, patience).await?;
+                    issued.insert(used.path.as_str(), fresh);
+                }
+                issued
+                    .get(used.path.as_str())
+                    .and_then(|fresh| fresh.fields.get(used.field))
+            } else {
+                self.read
+                    .get(&(used.path.as_str().to_owned(), used.version))
+                    .and_then(|read| read.fields.get(used.field))
+            };
+            let value = value.ok_or_else(|| field_missing(&used))?;
+            data.insert(used.key.to_owned(), value.duplicate());
+        }
+        let rendered = render(spec, &data)?;
+        rendered
+            .values()
+            .for_each(|value| patience.log.learn(value));
+        data.extend(rendered);
+        check_size(&spec.name, data.values().map(Secret::len).sum())?;
+        Ok(ResolvedSecret {
+            name: spec.name.clone(),
+            data,
+        })
+    }
+
+    async fn issue_one(
+        &self,
+        used: &Used<'_>,
+        leases: &mut Vec<HeldLease>,
+        ports: &Ports,
+        patience: &Patience<'_>,
+    ) -> Result<crate::ports::SecretData, ResolveError> {
+        let fresh = patience
+            .retry(
+                async || {
+                    ports
+                        .secrets
+                        .issue(&self.session, used.path)
+                        .await
+                        .map_err(|source| ResolveError::Vault {
+                            what: used.path.to_string(),
+                            source,
+                        })
+                },
+                trouble,
+            )
+            .await?;
+        fresh
+            .fields
+            .values()
+            .for_each(|value| patience.log.learn(value));
+        if let Some(lease) = &fresh.lease {
+            leases.push(HeldLease {
+                id: lease.id.clone(),
+                secret: used.secret.to_owned(),
+                path: used.path.to_string(),
+                seconds: lease.seconds,
+            });
+            ports
+                .journal
+                .append(Entry::LeaseIssued {
+                    lease: lease.id.clone(),
+                })
+                .await?;
+        }
+        patience.log.info(format!(
+            "issued a credential from {} for Secret {}",
+            used.path, used.secret
+        ));
+        Ok(fresh)
+    }
+}
+
+/// Revokes leases and says which could not be.
+pub async fn revoke(
+    leases: &[HeldLease],
+    session: &Session,
+    ports: &Ports,
+    patience: &Patience<'_>,
+) {
+    for lease in leases {
+        let result = patience
+            .retry(
+                async || ports.secrets.revoke(session, &lease.id).await,
+                |error: &SecretsError| Trouble {
+                    // Revoking is idempotent, so an unanswered one is simply sent again.
+                    class: if error.class().is_transient() {
+                        Class::Upstream
+                    } else {
+                        error.class()
+                    },
+                    retry_after_seconds: None,
+                    reason: error.to_string(),
+                },
+            )
+            .await;
+        match result {
+            Ok(()) => {
+                patience.log.info(format!(
+                    "revoked the credential from {} for Secret {}",
+                    lease.path, lease.secret
+                ));
+                if let Err(error) = ports
+                    .journal
+                    .append(Entry::LeaseRevoked {
+                        lease: lease.id.clone(),
+                    })
+                    .await
+                {
+                    patience.log.warn(error.to_string());
+                }
+            }
+            Err(error) => patience.log.warn(format!(
+                "could not revoke the credential from {} ({error}); it ends by itself within {} s",
+                lease.path, lease.seconds
+            )),
+        }
+    }
+}
+
+/// Ends a session that is ours; failure is only told, the token ends by itself.
+pub async fn end_session(session: Session, ports: &Ports, patience: &Patience<'_>) {
+    if !session.ours {
+        return;
+    }
+    if let Err(error) = ports.secrets.logout(session).await {
+        patience.log.warn(format!(
+            "could not revoke the run's Vault token ({error}); it ends at its TTL"
+        ));
+    }
+}
+
+fn check_size(secret: &str, bytes: usize) -> Result<(), ResolveError> {
+    if bytes > MAX_SECRET {
+        return Err(ResolveError::TooLarge {
+            secret: secret.to_owned(),
+            bytes,
+        });
+    }
+    Ok(())
+}
+
+fn render(
+    spec: &SecretSpec,
+    data: &BTreeMap<String, Secret>,
+) -> Result<BTreeMap<String, Secret>, ResolveError> {
+    let values: BTreeMap<String, &Secret> = data
+        .iter()
+        .map(|(key, value)| (key.clone(), value))
+        .collect();
+    let mut rendered = BTreeMap::new();
+    for (key, source) in &spec.keys {
+        if let Source::Template(template) = source {
+            let error = |source| ResolveError::Template {
+                secret: spec.name.clone(),
+                key: key.clone(),
+                source,
+            };
+            rendered.insert(key.clone(), template.render(&values).map_err(error)?);
+        }
+    }
+    Ok(rendered)
+}
+
+/// One use of a field by a key.
+struct Used<'a> {
+    secret: &'a str,
+    key: &'a str,
+    path: &'a VaultPath,
+    field: &'a str,
+    version: Option<u64>,
+}
+
+fn fields(specs: &[SecretSpec]) -> impl Iterator<Item = Used<'_>> {
+    specs.iter().flat_map(|spec| {
+        spec.keys.iter().filter_map(|(key, source)| match source {
+            Source::Field {
+                path,
+                field,
+                version,
+            } => Some(Used {
+                secret: &spec.name,
+                key,
+                path,
+                field,
+                version: *version,
+            }),
+            Source::Template(_) => None,
+        })
+    })
+}
+
+fn field_missing(used: &Used<'_>) -> ResolveError {
+    ResolveError::FieldMissing {
+        path: used.path.to_string(),
+        field: used.field.to_owned(),
+        secret: used.secret.to_owned(),
+        key: used.key.to_owned(),
+    }
+}
+
+/// Lists each path and version once, in the order of the spec.
+fn places(specs: &[SecretSpec]) -> Vec<Place> {
+    let mut places: Vec<Place> = Vec::new();
+    for used in fields(specs) {
+        if !places
+            .iter()
+            .any(|place| &place.path == used.path && place.version == used.version)
+        {
+            places.push(Place {
+                path: used.path.clone(),
+                version: used.version,
+            });
+        }
+    }
+    places
+}
