@@ -153,7 +153,7 @@ pub fn controllers(site: &Site, certs: &Certs<'_>) -> Result<Vec<Server>> {
     };
     let mut manager = common("controllers", site.ports.controllers);
     manager.extend([
-        "--use-service-account-credentials=false".to_owned(),
+        "--use-service-account-credentials=true".to_owned(),
         format!("--service-account-private-key-file={}", certs.path("sa.key")),
         format!("--root-ca-file={}", certs.path("ca.crt")),
         format!("--cluster-signing-cert-file={}", certs.path("ca.crt")),

@@ -100,6 +100,9 @@ pub fn kubelet(site: &Site) -> Result<Server> {
         "failCgroupV1": false,
         "failSwapOn": false,
         "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
+        // Nobody answers there; without an address every pod gets a warning event.
+        "clusterDNS": ["10.96.0.10"],
+        "clusterDomain": "cluster.local",
         "resolvConf": site.dir.join("resolv.conf"),
         "imageGCHighThresholdPercent": 100,
         "evictionHard": { "memory.available": "0%", "nodefs.available": "0%", "imagefs.available": "0%", "nodefs.inodesFree": "0%", "imagefs.inodesFree": "0%" },
@@ -145,7 +148,11 @@ fn judge(text: &str) -> Look<()> {
     let conditions = node.pointer("/status/conditions").and_then(Value::as_array);
     let ready = conditions.into_iter().flatten().find(|condition| condition["type"] == "Ready");
     match ready {
-        Some(condition) if condition["status"] == "True" => Look::Ready(()),
+        // The scheduler looks at taints, which follow the condition.
+        Some(condition) if condition["status"] == "True" => match node.pointer("/spec/taints") {
+            None => Look::Ready(()),
+            Some(taints) => Look::NotYet(format!("tainted: {taints}")),
+        },
         Some(condition) => Look::NotYet(condition["message"].to_string()),
         None => Look::NotYet("the node has no Ready condition yet".to_owned()),
     }

