@@ -38,9 +38,15 @@ impl Event {
     #[must_use]
     pub fn line(&self) -> Option<String> {
         match self {
-            Self::Step { index, of, what, seconds_left } => {
-                Some(format!("[{index}/{of}] {what} (about {} left)", spoken(*seconds_left)))
-            }
+            Self::Step {
+                index,
+                of,
+                what,
+                seconds_left,
+            } => Some(format!(
+                "[{index}/{of}] {what} (about {} left)",
+                spoken(*seconds_left)
+            )),
             Self::Note(text) => Some(text.clone()),
             Self::Up(what, seconds) => Some(format!("{seconds:6.1} s  {what}")),
             Self::Ready | Self::Failed(_) => None,
@@ -49,7 +55,11 @@ impl Event {
 }
 
 fn spoken(seconds: u64) -> String {
-    if seconds < 90 { format!("{seconds} s") } else { format!("{} min", seconds.div_ceil(60)) }
+    if seconds < 90 {
+        format!("{seconds} s")
+    } else {
+        format!("{} min", seconds.div_ceil(60))
+    }
 }
 
 /// Where events go: a line writer shared by everything that starts.
@@ -62,12 +72,17 @@ pub struct Progress {
 impl Progress {
     /// Writes events as JSON lines to `out`.
     pub fn to(out: impl Write + Send + 'static) -> Self {
-        Self { out: Arc::new(Mutex::new(Box::new(out))), began: tokio::time::Instant::now() }
+        Self {
+            out: Arc::new(Mutex::new(Box::new(out))),
+            began: tokio::time::Instant::now(),
+        }
     }
 
     /// Tells one event. A reader that went away is no reason to stop a stand.
     pub fn tell(&self, event: &Event) {
-        let Ok(line) = serde_json::to_string(event) else { return };
+        let Ok(line) = serde_json::to_string(event) else {
+            return;
+        };
         if let Ok(mut out) = self.out.lock()
             && writeln!(out, "{line}").is_ok()
         {
@@ -77,7 +92,10 @@ impl Progress {
 
     /// Tells that a server answers.
     pub fn up(&self, what: &str) {
-        self.tell(&Event::Up(what.to_owned(), self.began.elapsed().as_secs_f64()));
+        self.tell(&Event::Up(
+            what.to_owned(),
+            self.began.elapsed().as_secs_f64(),
+        ));
     }
 
     /// Tells something that is no step.

@@ -40,7 +40,6 @@ use serde_json::Value;
 use tokio::process::Command;
 use tokio::sync::OnceCell;
 
-use self::keeper::Owner;
 use self::kubernetes::Cluster;
 use self::layout::{Facts, Settings};
 use self::token::{IdToken, IssuerKey};
@@ -49,6 +48,15 @@ use crate::wait::{Look, until};
 
 /// The stand of this process's scenarios. Never dropped: the end of the process ends the stand.
 static SHARED: OnceCell<Stand> = OnceCell::const_new();
+
+/// Who ends a stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// The process that starts it: the stand ends with it.
+    Starter,
+    /// Whoever says `stand down`; but a start that is broken off leaves nothing.
+    Anyone,
+}
 
 /// A running stand, as its users see it.
 pub struct Stand {
@@ -73,7 +81,7 @@ impl Stand {
                     return Self::attach(&settings, name);
                 }
                 let name = format!("test-{}", std::process::id());
-                Self::start(&settings, &name, Owner::Parent, show).await
+                Self::start(&settings, &name, Owner::Starter, show).await
             })
             .await
     }
@@ -82,11 +90,19 @@ impl Stand {
     ///
     /// # Errors
     /// When a server does not come up or something is missing.
-    pub async fn start(settings: &Settings, name: &str, owner: Owner, tell: fn(&Event)) -> Result<Self> {
+    pub async fn start(
+        settings: &Settings,
+        name: &str,
+        owner: Owner,
+        tell: fn(&Event),
+    ) -> Result<Self> {
         let (settings, name) = (settings.clone(), name.to_owned());
         tokio::task::spawn_blocking(move || {
             let life = launch(&name, owner, tell)?;
-            Ok(Self { _life: life, ..Self::attach(&settings, &name)? })
+            Ok(Self {
+                _life: life,
+                ..Self::attach(&settings, &name)?
+            })
         })
         .await?
     }
@@ -97,10 +113,16 @@ impl Stand {
     /// When there is none of that name.
     pub fn attach(settings: &Settings, name: &str) -> Result<Self> {
         let state = settings.state(name);
-        let facts = Facts::read(&state).with_context(|| format!("no stand `{name}` is running; `stand up` starts one"))?;
+        let facts = Facts::read(&state)
+            .with_context(|| format!("no stand `{name}` is running; `stand up` starts one"))?;
         let key = IssuerKey::load(&state.join("issuer.json"))?;
         let cluster = Cluster::at(facts.site.clone(), facts.kubeconfig_admin.clone());
-        Ok(Self { facts, key, cluster, _life: None })
+        Ok(Self {
+            facts,
+            key,
+            cluster,
+            _life: None,
+        })
     }
 
     /// Ends a stand and waits until nothing of it is left.
@@ -110,14 +132,20 @@ impl Stand {
     pub async fn stop(settings: &Settings, name: &str) -> Result<()> {
         let state = settings.state(name);
         if let Ok(facts) = Facts::read(&state)
-            && let Some(pid) = i32::try_from(facts.keeper).ok().and_then(rustix::process::Pid::from_raw)
+            && let Some(pid) = i32::try_from(facts.keeper)
+                .ok()
+                .and_then(rustix::process::Pid::from_raw)
         {
             // A keeper that is gone already is swept below.
-            drop(rustix::process::kill_process(pid, rustix::process::Signal::TERM));
+            rustix::process::kill_process(pid, rustix::process::Signal::TERM).ok();
         }
         until("the stand to end", Duration::from_secs(60), async || {
             keeper::sweep(settings);
-            if state.exists() { Look::NotYet(format!("{} is still there", state.display())) } else { Look::Ready(()) }
+            if state.exists() {
+                Look::NotYet(format!("{} is still there", state.display()))
+            } else {
+                Look::Ready(())
+            }
         })
         .await
     }
@@ -154,15 +182,33 @@ impl Stand {
     ///
     /// # Errors
     /// When it does not answer.
-    pub async fn vault(&self, method: Method, path: &str, body: Option<&Value>) -> Result<(u16, Value)> {
-        http::vault(&self.facts.vault_addr, &self.facts.vault_root_token, method, path, body).await
+    pub async fn vault(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<(u16, Value)> {
+        http::vault(
+            &self.facts.vault_addr,
+            &self.facts.vault_root_token,
+            method,
+            path,
+            body,
+        )
+        .await
     }
 
     /// Calls OpenBao with another token, or none when it is empty.
     ///
     /// # Errors
     /// When it does not answer.
-    pub async fn vault_as(&self, token: &str, method: Method, path: &str, body: Option<&Value>) -> Result<(u16, Value)> {
+    pub async fn vault_as(
+        &self,
+        token: &str,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<(u16, Value)> {
         http::vault(&self.facts.vault_addr, token, method, path, body).await
     }
 
@@ -195,7 +241,10 @@ impl Stand {
         let (jobs, admin) = agent::sockets(&facts.site.dir.join("agent"));
         let pairs = [
             ("KUBECONFIG", facts.kubeconfig_admin.display().to_string()),
-            ("QUAYMASTER_AGENT_KUBECONFIG", facts.kubeconfig_agent.display().to_string()),
+            (
+                "QUAYMASTER_AGENT_KUBECONFIG",
+                facts.kubeconfig_agent.display().to_string(),
+            ),
             ("VAULT_ADDR", facts.vault_addr.clone()),
             ("VAULT_TOKEN", facts.vault_root_token.clone()),
             ("BAO_ADDR", facts.vault_addr.clone()),
@@ -207,9 +256,15 @@ impl Stand {
             ("QUAYMASTER_SOCKET", jobs.display().to_string()),
             ("QUAYMASTER_ADMIN_SOCKET", admin.display().to_string()),
             ("QUAYMASTER_STAND", facts.site.name.clone()),
-            ("KUBECTL", facts.site.program("kubectl").display().to_string()),
+            (
+                "KUBECTL",
+                facts.site.program("kubectl").display().to_string(),
+            ),
         ];
-        pairs.iter().map(|(name, value)| format!("export {name}='{value}'\n")).collect()
+        pairs
+            .iter()
+            .map(|(name, value)| format!("export {name}='{value}'\n"))
+            .collect()
     }
 
     /// A command that runs inside the stand, where ports are the well-known ones; without namespaces, here.
@@ -226,8 +281,11 @@ impl Stand {
     /// When there is no such server.
     pub async fn signal(&self, server: &str, signal: &str) -> Result<()> {
         let file = self.facts.site.dir.join("pids").join(server);
-        let pid = std::fs::read_to_string(&file).with_context(|| format!("no server `{server}`"))?;
-        process::run(self.inside("kill").args(["-s", signal, pid.trim()])).await.map(drop)
+        let pid =
+            std::fs::read_to_string(&file).with_context(|| format!("no server `{server}`"))?;
+        process::run(self.inside("kill").args(["-s", signal, pid.trim()]))
+            .await
+            .map(drop)
     }
 
     /// Builds an image from a Dockerfile and pushes it as `name` (with a tag, without the registry); returns the
@@ -235,7 +293,13 @@ impl Stand {
     ///
     /// # Errors
     /// When buildah fails, or there is no node that could run it.
-    pub async fn build_and_push(&self, context: &Path, dockerfile: &Path, name: &str, arguments: &[(&str, &str)]) -> Result<String> {
+    pub async fn build_and_push(
+        &self,
+        context: &Path,
+        dockerfile: &Path,
+        name: &str,
+        arguments: &[(&str, &str)],
+    ) -> Result<String> {
         image::build_and_push(self, context, dockerfile, name, arguments).await
     }
 
@@ -258,23 +322,37 @@ impl Stand {
 /// Starts the keeper and follows it until the stand is ready. Blocks.
 fn launch(name: &str, owner: Owner, tell: fn(&Event)) -> Result<Option<ChildStdin>> {
     let mut command = StdCommand::new(program()?);
-    command.args(["keep", name]).stdout(Stdio::piped()).stderr(Stdio::inherit()).process_group(0);
-    match owner {
-        Owner::Parent => command.arg("--owned").stdin(Stdio::piped()),
-        Owner::Anyone => command.stdin(Stdio::null()),
-    };
-    #[expect(clippy::zombie_processes, reason = "the keeper lives until the end of this process, or longer")]
-    let mut keeper = command.spawn().context("starting the keeper of the stand")?;
+    command
+        .args(["keep", name])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .process_group(0);
+    let mut keeper = command
+        .spawn()
+        .context("starting the keeper of the stand")?;
     let life = keeper.stdin.take();
     let output = keeper.stdout.take().context("the keeper has an output")?;
     for line in BufReader::new(output).lines() {
-        match serde_json::from_str(&line?).context("the keeper said something else than an event")? {
-            Event::Ready => return Ok(life),
+        match serde_json::from_str(&line?)
+            .context("the keeper said something else than an event")?
+        {
+            Event::Ready => return let_go(life, owner),
             Event::Failed(why) => bail!("{why}"),
             event @ (Event::Step { .. } | Event::Note(_) | Event::Up(..)) => tell(&event),
         }
     }
     bail!("the keeper of the stand ended without a word")
+}
+
+fn let_go(life: Option<ChildStdin>, owner: Owner) -> Result<Option<ChildStdin>> {
+    match (owner, life) {
+        (Owner::Starter, life) => Ok(life),
+        (Owner::Anyone, Some(mut line)) => {
+            line.write_all(keeper::LET_GO)?;
+            Ok(None)
+        }
+        (Owner::Anyone, None) => Ok(None),
+    }
 }
 
 /// Shows an event on standard error, also from within a test, whose prints are kept back.
@@ -291,5 +369,8 @@ fn program() -> Result<PathBuf> {
         return Ok(own);
     }
     let places = own.ancestors().skip(1).take(2).map(|dir| dir.join("stand"));
-    places.into_iter().find(|path| path.is_file()).context("the program `stand` is not built; cargo build -p tests --bin stand")
+    places
+        .into_iter()
+        .find(|path| path.is_file())
+        .context("the program `stand` is not built; cargo build -p tests --bin stand")
 }

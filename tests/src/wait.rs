@@ -34,7 +34,11 @@ impl<T> From<Result<T>> for Look<T> {
 ///
 /// # Errors
 /// When the time is up, with the last status; or at once when the look is hopeless.
-pub async fn until<T>(what: &str, within: Duration, mut look: impl AsyncFnMut() -> Look<T>) -> Result<T> {
+pub async fn until<T>(
+    what: &str,
+    within: Duration,
+    mut look: impl AsyncFnMut() -> Look<T>,
+) -> Result<T> {
     let deadline = Instant::now() + within;
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -45,7 +49,9 @@ pub async fn until<T>(what: &str, within: Duration, mut look: impl AsyncFnMut() 
             Ok(Look::Ready(value)) => return Ok(value),
             Ok(Look::NotYet(status)) => last = status,
             Ok(Look::Hopeless(error)) => return Err(error.context(format!("waiting for {what}"))),
-            Err(_) => bail!("waited {within:?} for {what}; the last look did not end; before: {last}"),
+            Err(_) => {
+                bail!("waited {within:?} for {what}; the last look did not end; before: {last}")
+            }
         }
         if Instant::now() >= deadline {
             bail!("waited {within:?} for {what}; last seen: {last}");

@@ -2,7 +2,11 @@
 //!
 //! A thin layer over the library: it parses, calls and prints. The hidden verbs are the processes that a stand
 //! consists of (keeper, init of the namespaces, servers, guard); the keeper and init start them.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this program talks to people")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "this program talks to people"
+)]
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -11,10 +15,10 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use serde_json::Value;
 use tests::progress::{Event, Progress};
-use tests::stand::keeper::{self, Owner};
+use tests::stand::keeper;
 use tests::stand::layout::{Settings, Site, check_name};
 use tests::stand::token::IdToken;
-use tests::stand::{Stand, agent, isolate, servers, show};
+use tests::stand::{Owner, Stand, agent, isolate, servers, show};
 
 /// Real servers for tests, benchmarks and the demo.
 #[derive(Parser)]
@@ -46,11 +50,7 @@ enum Verb {
         words: Vec<String>,
     },
     #[command(hide = true)]
-    Keep {
-        name: String,
-        #[arg(long)]
-        owned: bool,
-    },
+    Keep { name: String },
     #[command(hide = true)]
     Inner { state: PathBuf },
     #[command(hide = true)]
@@ -107,10 +107,11 @@ struct Token {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let outcome = match cli.verb {
-        // Init of a namespace does nothing but start and reap: no runtime.
-        Verb::Inner { state } => own_path().and_then(|program| isolate::init(&program, &state)),
-        verb => run(verb),
+    // Init of a namespace does nothing but start and reap: no runtime.
+    let outcome = if let Verb::Inner { state } = &cli.verb {
+        own_path().and_then(|program| isolate::init(&program, state))
+    } else {
+        run(cli.verb)
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -123,7 +124,9 @@ fn main() -> ExitCode {
 
 /// One thread: servers ask the kernel to be killed with the thread that started them.
 fn run(verb: Verb) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let outcome = runtime.block_on(carry_out(verb));
     // A blocked read of standard input must not hold the end up.
     runtime.shutdown_background();
@@ -139,7 +142,10 @@ async fn carry_out(verb: Verb) -> Result<()> {
     match verb {
         Verb::Up(Name { name }) => {
             let stand = Stand::start(&settings, &name, Owner::Anyone, show).await?;
-            eprintln!("the stand `{name}` is up after {:.1} s; eval \"$(cargo stand env)\" to use it", stand.facts().started_in);
+            eprintln!(
+                "the stand `{name}` is up after {:.1} s; eval \"$(cargo stand env)\" to use it",
+                stand.facts().started_in
+            );
             Ok(())
         }
         Verb::Down(Name { name }) => {
@@ -159,14 +165,22 @@ async fn carry_out(verb: Verb) -> Result<()> {
         Verb::Exec { name, words } => {
             let stand = Stand::attach(&settings, &name.name)?;
             let status = stand.inside(&words[0]).args(&words[1..]).status().await?;
-            if status.success() { Ok(()) } else { bail!("{} ended with {status}", words[0]) }
+            if status.success() {
+                Ok(())
+            } else {
+                bail!("{} ended with {status}", words[0])
+            }
         }
-        Verb::Keep { name, owned } => {
-            let owner = if owned { Owner::Parent } else { Owner::Anyone };
+        Verb::Keep { name } => {
             let progress = Progress::to(std::io::stdout());
-            tell_failure(&progress, keeper::keep(&own_path()?, &settings, &name, owner, &progress).await)
+            tell_failure(
+                &progress,
+                keeper::keep(&own_path()?, &settings, &name, &progress).await,
+            )
         }
-        Verb::Guard { name, base } => keeper::watch_over(&Settings { base, ..settings }, &name).await,
+        Verb::Guard { name, base } => {
+            keeper::watch_over(&Settings { base, ..settings }, &name).await
+        }
         Verb::Inner { .. } | Verb::Servers { .. } => bail!("this verb needs no settings"),
     }
 }
@@ -217,7 +231,9 @@ fn token(settings: &Settings, options: &Token) -> Result<()> {
 
 fn dress(token: IdToken, options: &Token) -> Result<IdToken> {
     let kind = if options.tag { "tag" } else { "branch" };
-    let mut token = token.project(&options.project, &options.project_path).reference(&options.reference, kind);
+    let mut token = token
+        .project(&options.project, &options.project_path)
+        .reference(&options.reference, kind);
     if let Some(name) = &options.environment {
         token = token.environment(name);
     }
@@ -234,10 +250,18 @@ fn dress(token: IdToken, options: &Token) -> Result<IdToken> {
         token = token.claim(key, value);
     }
     for pair in &options.claim_json {
-        let (key, value) = pair.split_once('=').context("--claim-json wants KEY=JSON")?;
-        token = token.claim(key, serde_json::from_str::<Value>(value).with_context(|| format!("JSON of {key}"))?);
+        let (key, value) = pair
+            .split_once('=')
+            .context("--claim-json wants KEY=JSON")?;
+        token = token.claim(
+            key,
+            serde_json::from_str::<Value>(value).with_context(|| format!("JSON of {key}"))?,
+        );
     }
-    Ok(options.drop.iter().fold(token, |token, key| token.without(key)))
+    Ok(options
+        .drop
+        .iter()
+        .fold(token, |token, key| token.without(key)))
 }
 
 async fn run_agent(stand: &Stand) -> Result<()> {
@@ -245,9 +269,23 @@ async fn run_agent(stand: &Stand) -> Result<()> {
     let config = agent::write_agent_config(&dir, stand)?;
     let program = agent::build().await?;
     let (jobs, admin) = agent::sockets(&dir);
-    println!("jobs socket:  {}\nadmin socket: {}\nconfig:       {}", jobs.display(), admin.display(), config.display());
-    let status = tokio::process::Command::new(program).arg("--config").arg(config).kill_on_drop(true).status().await?;
-    if status.success() { Ok(()) } else { bail!("the agent ended with {status}") }
+    println!(
+        "jobs socket:  {}\nadmin socket: {}\nconfig:       {}",
+        jobs.display(),
+        admin.display(),
+        config.display()
+    );
+    let status = tokio::process::Command::new(program)
+        .arg("--config")
+        .arg(config)
+        .kill_on_drop(true)
+        .status()
+        .await?;
+    if status.success() {
+        Ok(())
+    } else {
+        bail!("the agent ended with {status}")
+    }
 }
 
 fn own_path() -> Result<PathBuf> {

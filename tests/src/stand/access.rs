@@ -33,7 +33,9 @@ pub async fn agent(cluster: &Cluster) -> Result<()> {
 /// # Errors
 /// When the cluster refuses.
 pub async fn grant_project(cluster: &Cluster, namespace: &str, project_id: &str) -> Result<()> {
-    let verbs = json!(["get", "list", "watch", "create", "update", "patch", "delete"]);
+    let verbs = json!([
+        "get", "list", "watch", "create", "update", "patch", "delete"
+    ]);
     let rules = json!([
         { "apiGroups": ["apps"], "resources": ["deployments", "statefulsets", "daemonsets", "replicasets"], "verbs": verbs },
         { "apiGroups": ["batch"], "resources": ["jobs", "cronjobs"], "verbs": verbs },

@@ -11,8 +11,8 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 use tokio::process::Command;
 
-use super::{Stand, process};
 use super::layout::AUDIENCE;
+use super::{Stand, process};
 
 /// Longest that building the agent may take, from nothing.
 const BUILD: Duration = Duration::from_secs(1800);
@@ -20,7 +20,10 @@ const BUILD: Duration = Duration::from_secs(1800);
 /// The sockets of an agent that runs with its files in `dir`: for jobs, for operators.
 #[must_use]
 pub fn sockets(dir: &Path) -> (PathBuf, PathBuf) {
-    (dir.join("jobs/quaymaster.sock"), dir.join("admin/quaymaster.sock"))
+    (
+        dir.join("jobs/quaymaster.sock"),
+        dir.join("admin/quaymaster.sock"),
+    )
 }
 
 /// Writes configuration and policy of an agent on this stand to `dir`; returns the configuration's path.
@@ -86,9 +89,24 @@ secrets = ["*"]
 pub async fn build() -> Result<PathBuf> {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut command = Command::new("cargo");
-    command.current_dir(manifest).args(["build", "--quiet", "-p", "agent", "--bin", "quaymasterd", "--message-format=json"]);
-    let text = process::run_with(&mut command, None, BUILD).await.context("building the agent")?;
-    let messages = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let executables = messages.filter_map(|message| message["executable"].as_str().map(PathBuf::from));
-    executables.last().context("cargo named no program of the agent")
+    command.current_dir(manifest).args([
+        "build",
+        "--quiet",
+        "-p",
+        "agent",
+        "--bin",
+        "quaymasterd",
+        "--message-format=json",
+    ]);
+    let text = process::run_with(&mut command, None, BUILD)
+        .await
+        .context("building the agent")?;
+    let messages = text
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let mut executables =
+        messages.filter_map(|message| message["executable"].as_str().map(PathBuf::from));
+    executables
+        .next_back()
+        .context("cargo named no program of the agent")
 }

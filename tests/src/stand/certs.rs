@@ -22,7 +22,7 @@ const CONFIG: &str = "[req]\ndistinguished_name=dn\nprompt=no\n[dn]\n[ca]\nbasic
     extendedKeyUsage=serverAuth,clientAuth\n";
 
 /// The folder with an authority and what it signed.
-pub struct Certs<'s> {
+pub(super) struct Certs<'s> {
     site: &'s Site,
     dir: PathBuf,
 }
@@ -30,25 +30,30 @@ pub struct Certs<'s> {
 impl<'s> Certs<'s> {
     /// The folder of a stand that has made its certificates.
     #[must_use]
-    pub fn of(site: &'s Site) -> Self {
-        Self { site, dir: site.dir.join("certs") }
+    pub(super) fn of(site: &'s Site) -> Self {
+        Self {
+            site,
+            dir: site.dir.join("certs"),
+        }
     }
 
     /// Makes the authority.
     ///
     /// # Errors
     /// When openssl is missing or refuses.
-    pub async fn make(site: &'s Site) -> Result<Self> {
+    pub(super) async fn make(site: &'s Site) -> Result<Self> {
         let dir = site.folder("certs")?;
         fs::write(dir.join("openssl.cnf"), CONFIG)?;
         let certs = Self { site, dir };
-        certs.request("ca", "/CN=stand", &["-extensions", "ca"]).await?;
+        certs
+            .request("ca", "/CN=stand", &["-extensions", "ca"])
+            .await?;
         Ok(certs)
     }
 
     /// Path of a file in the folder.
     #[must_use]
-    pub fn path(&self, file: &str) -> String {
+    pub(super) fn path(&self, file: &str) -> String {
         self.dir.join(file).display().to_string()
     }
 
@@ -56,23 +61,49 @@ impl<'s> Certs<'s> {
     ///
     /// # Errors
     /// When openssl refuses.
-    pub async fn sign(&self, name: &str, subject: &str, names: &str) -> Result<()> {
+    pub(super) async fn sign(&self, name: &str, subject: &str, names: &str) -> Result<()> {
         let names = format!("subjectAltName={names}");
         let ca = self.path("ca.crt");
         let key = self.path("ca.key");
-        let more = ["-CA", &ca, "-CAkey", &key, "-extensions", "leaf", "-addext", &names];
+        let more = [
+            "-CA",
+            &ca,
+            "-CAkey",
+            &key,
+            "-extensions",
+            "leaf",
+            "-addext",
+            &names,
+        ];
         self.request(name, subject, &more).await
     }
 
     async fn request(&self, name: &str, subject: &str, more: &[&str]) -> Result<()> {
         let mut command = self.openssl();
         command
-            .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"])
-            .args(["-days", "30", "-config", &self.path("openssl.cnf"), "-subj", subject])
+            .args([
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:P-256",
+                "-nodes",
+            ])
+            .args([
+                "-days",
+                "30",
+                "-config",
+                &self.path("openssl.cnf"),
+                "-subj",
+                subject,
+            ])
             .args(["-keyout", &self.path(&format!("{name}.key"))])
             .args(["-out", &self.path(&format!("{name}.crt"))])
             .args(more);
-        process::run(&mut command).await.with_context(|| format!("making the certificate of {name}"))?;
+        process::run(&mut command)
+            .await
+            .with_context(|| format!("making the certificate of {name}"))?;
         Ok(())
     }
 
@@ -80,10 +111,18 @@ impl<'s> Certs<'s> {
     ///
     /// # Errors
     /// When openssl refuses.
-    pub async fn service_accounts(&self) -> Result<()> {
+    pub(super) async fn service_accounts(&self) -> Result<()> {
         let key = self.path("sa.key");
         let mut command = self.openssl();
-        command.args(["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", &key]);
+        command.args([
+            "genpkey",
+            "-algorithm",
+            "EC",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-out",
+            &key,
+        ]);
         process::run(&mut command).await?;
         let mut command = self.openssl();
         command.args(["pkey", "-in", &key, "-pubout", "-out", &self.path("sa.pub")]);
@@ -99,8 +138,12 @@ impl<'s> Certs<'s> {
     ///
     /// # Errors
     /// When a certificate is missing or the file cannot be written.
-    pub fn kubeconfig(&self, name: &str, server: &str, path: &Path) -> Result<()> {
-        let read = |file: String| fs::read(self.dir.join(&file)).map(|data| STANDARD.encode(data)).context(file);
+    pub(super) fn kubeconfig(&self, name: &str, server: &str, path: &Path) -> Result<()> {
+        let read = |file: String| {
+            fs::read(self.dir.join(&file))
+                .map(|data| STANDARD.encode(data))
+                .context(file)
+        };
         // JSON is YAML, and kubeconfigs are read as YAML.
         let config = json!({
             "apiVersion": "v1",
@@ -113,6 +156,7 @@ impl<'s> Certs<'s> {
             "contexts": [{ "name": "stand", "context": { "cluster": "stand", "user": name } }],
             "current-context": "stand",
         });
-        fs::write(path, serde_json::to_vec_pretty(&config)?).with_context(|| format!("writing {}", path.display()))
+        fs::write(path, serde_json::to_vec_pretty(&config)?)
+            .with_context(|| format!("writing {}", path.display()))
     }
 }

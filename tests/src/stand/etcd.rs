@@ -15,7 +15,7 @@ use crate::wait::until;
 ///
 /// # Errors
 /// When it does not answer in time.
-pub async fn start(site: &Site) -> Result<Server> {
+pub(super) async fn start(site: &Site) -> Result<Server> {
     let client = format!("http://127.0.0.1:{}", site.ports.etcd);
     let peer = format!("http://127.0.0.1:{}", site.ports.etcd_peer);
     let arguments = [

@@ -66,10 +66,18 @@ impl Gitlab {
     /// # Errors
     /// When no port is free.
     pub async fn start_with(key: IssuerKey) -> Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("opening a port for the issuer")?;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+            .await
+            .context("opening a port for the issuer")?;
         let url = format!("http://127.0.0.1:{}", listener.local_addr()?.port());
-        let inner = Arc::new(Mutex::new(Inner { keys: vec![key], ..Inner::default() }));
-        let shared = Shared { url: url.clone(), inner: Arc::clone(&inner) };
+        let inner = Arc::new(Mutex::new(Inner {
+            keys: vec![key],
+            ..Inner::default()
+        }));
+        let shared = Shared {
+            url: url.clone(),
+            inner: Arc::clone(&inner),
+        };
         let app = Router::new()
             .route("/.well-known/openid-configuration", get(discovery))
             .route("/oauth/discovery/keys", get(keys))
@@ -107,7 +115,11 @@ impl Gitlab {
     /// # Errors
     /// When it has no key.
     pub fn public_pem(&self) -> Result<String> {
-        self.lock().keys.last().context("the issuer has no key")?.public_pem()
+        self.lock()
+            .keys
+            .last()
+            .context("the issuer has no key")?
+            .public_pem()
     }
 
     /// Adds a key, which signs from now on; the old ones are still published.
@@ -167,14 +179,21 @@ fn lock(inner: &Mutex<Inner>) -> MutexGuard<'_, Inner> {
 async fn count(State(shared): State<Shared>, request: Request, next: Next) -> Response {
     let mood = {
         let mut inner = lock(&shared.inner);
-        *inner.counts.entry(request.uri().path().to_owned()).or_default() += 1;
+        *inner
+            .counts
+            .entry(request.uri().path().to_owned())
+            .or_default() += 1;
         inner.mood.clone()
     };
     if !mood.delay.is_zero() {
         crate::wait::pause(mood.delay).await;
     }
     match mood.status.and_then(|code| StatusCode::from_u16(code).ok()) {
-        Some(status) => (status, Json(json!({ "message": "the stand-in was told to fail" }))).into_response(),
+        Some(status) => (
+            status,
+            Json(json!({ "message": "the stand-in was told to fail" })),
+        )
+            .into_response(),
         None => next.run(request).await,
     }
 }
@@ -193,14 +212,25 @@ async fn discovery(State(shared): State<Shared>) -> Json<Value> {
 }
 
 async fn keys(State(shared): State<Shared>) -> Json<Value> {
-    let keys: Vec<Value> = lock(&shared.inner).keys.iter().map(IssuerKey::jwk).collect();
+    let keys: Vec<Value> = lock(&shared.inner)
+        .keys
+        .iter()
+        .map(IssuerKey::jwk)
+        .collect();
     Json(json!({ "keys": keys }))
 }
 
 async fn job(State(shared): State<Shared>, headers: HeaderMap) -> Response {
-    let token = headers.get("JOB-TOKEN").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let token = headers
+        .get("JOB-TOKEN")
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
     match lock(&shared.inner).jobs.get(token) {
         Some(job) => Json(job.clone()).into_response(),
-        None => (StatusCode::UNAUTHORIZED, Json(json!({ "message": "401 Unauthorized" }))).into_response(),
+        None => (
+            StatusCode::UNAUTHORIZED,
+            Json(json!({ "message": "401 Unauthorized" })),
+        )
+            .into_response(),
     }
 }

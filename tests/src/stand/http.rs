@@ -16,7 +16,7 @@ const CALL: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// When the certificate cannot be read.
-pub fn client(authority: Option<&[u8]>) -> Result<Client> {
+pub(super) fn client(authority: Option<&[u8]>) -> Result<Client> {
     // Whoever installs a provider first wins; all of ours are the same one.
     drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
     let builder = Client::builder().no_proxy().timeout(CALL);
@@ -31,7 +31,7 @@ pub fn client(authority: Option<&[u8]>) -> Result<Client> {
 ///
 /// # Errors
 /// When nobody answers, or with another status than success.
-pub async fn get(url: &str) -> Result<String> {
+pub(super) async fn get(url: &str) -> Result<String> {
     let response = client(None)?.get(url).send().await?;
     let status = response.status();
     let text = response.text().await?;
@@ -45,7 +45,13 @@ pub async fn get(url: &str) -> Result<String> {
 ///
 /// # Errors
 /// When nobody answers or the answer is not JSON.
-pub async fn vault(addr: &str, token: &str, method: Method, path: &str, body: Option<&Value>) -> Result<(u16, Value)> {
+pub(super) async fn vault(
+    addr: &str,
+    token: &str,
+    method: Method,
+    path: &str,
+    body: Option<&Value>,
+) -> Result<(u16, Value)> {
     let mut request = client(None)?.request(method, format!("{addr}/v1/{path}"));
     if !token.is_empty() {
         request = request.header("X-Vault-Token", token);
@@ -53,9 +59,16 @@ pub async fn vault(addr: &str, token: &str, method: Method, path: &str, body: Op
     if let Some(body) = body {
         request = request.json(body);
     }
-    let response = request.send().await.with_context(|| format!("calling OpenBao at {path}"))?;
+    let response = request
+        .send()
+        .await
+        .with_context(|| format!("calling OpenBao at {path}"))?;
     let status = response.status().as_u16();
     let text = response.text().await?;
-    let value = if text.is_empty() { Value::Null } else { serde_json::from_str(&text).context("answer of OpenBao")? };
+    let value = if text.is_empty() {
+        Value::Null
+    } else {
+        serde_json::from_str(&text).context("answer of OpenBao")?
+    };
     Ok((status, value))
 }

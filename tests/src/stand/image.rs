@@ -45,30 +45,60 @@ pub fn make_busybox(cache: &Path) -> Result<()> {
     if busybox_archive(cache).is_file() {
         return Ok(());
     }
-    let binary = fs::read("/bin/busybox").context("busybox is not installed; apt-get install busybox-static")?;
-    let listed = std::process::Command::new("/bin/busybox").arg("--list").output().context("asking busybox what it can do")?;
+    let binary = fs::read("/bin/busybox")
+        .context("busybox is not installed; apt-get install busybox-static")?;
+    let listed = std::process::Command::new("/bin/busybox")
+        .arg("--list")
+        .output()
+        .context("asking busybox what it can do")?;
     let applets = String::from_utf8(listed.stdout).context("applets of busybox")?;
     fs::create_dir_all(cache.join("images"))?;
     let mut tar = tar::Builder::new(Vec::new());
     for dir in ["bin/", "tmp/", "etc/", "proc/", "sys/", "dev/"] {
-        tar.append_data(&mut head(tar::EntryType::Directory, 0, 0o755), dir, std::io::empty())?;
+        tar.append_data(
+            &mut head(tar::EntryType::Directory, 0, 0o755),
+            dir,
+            std::io::empty(),
+        )?;
     }
     let length = u64::try_from(binary.len())?;
-    tar.append_data(&mut head(tar::EntryType::Regular, length, 0o755), "bin/busybox", binary.as_slice())?;
+    tar.append_data(
+        &mut head(tar::EntryType::Regular, length, 0o755),
+        "bin/busybox",
+        binary.as_slice(),
+    )?;
     for applet in applets.lines().filter(|applet| *applet != "busybox") {
-        tar.append_link(&mut head(tar::EntryType::Symlink, 0, 0o777), format!("bin/{applet}"), "busybox")?;
+        tar.append_link(
+            &mut head(tar::EntryType::Symlink, 0, 0o777),
+            format!("bin/{applet}"),
+            "busybox",
+        )?;
     }
     let users = b"root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n";
-    tar.append_data(&mut head(tar::EntryType::Regular, users.len() as u64, 0o644), "etc/passwd", users.as_slice())?;
+    tar.append_data(
+        &mut head(tar::EntryType::Regular, users.len() as u64, 0o644),
+        "etc/passwd",
+        users.as_slice(),
+    )?;
     let content = tar.into_inner()?;
     let path = layer(cache, "busybox-1");
     fs::write(&path, &content)?;
     let config = serde_json::to_vec(&busybox_config(&path)?)?;
-    let manifest = json!([{ "Config": "config.json", "RepoTags": [PAUSE], "Layers": ["layer.tar"] }]).to_string();
+    let manifest =
+        json!([{ "Config": "config.json", "RepoTags": [PAUSE], "Layers": ["layer.tar"] }])
+            .to_string();
     let mut archive = tar::Builder::new(Vec::new());
-    for (name, bytes) in [("config.json", config.as_slice()), ("layer.tar", &content), ("manifest.json", manifest.as_bytes())] {
+    for (name, bytes) in [
+        ("config.json", config.as_slice()),
+        ("layer.tar", &content),
+        ("manifest.json", manifest.as_bytes()),
+    ] {
         let length = u64::try_from(bytes.len())?;
-        archive.append_data(&mut head(tar::EntryType::Regular, length, 0o644), name, bytes)?;
+        archive.append_data(
+            &mut head(tar::EntryType::Regular, length, 0o644),
+            name,
+            bytes,
+        )?;
     }
     super::layout::write_whole(&busybox_archive(cache), &archive.into_inner()?)
 }
@@ -82,13 +112,18 @@ fn head(kind: tar::EntryType, size: u64, mode: u32) -> tar::Header {
 }
 
 fn busybox_config(layer: &Path) -> Result<Value> {
-    config(layer, &json!({ "Env": ["PATH=/bin"], "Cmd": ["sleep", "2147483647"] }))
+    config(
+        layer,
+        &json!({ "Env": ["PATH=/bin"], "Cmd": ["sleep", "2147483647"] }),
+    )
 }
 
 fn config(layer: &Path, run: &Value) -> Result<Value> {
     let (digest, _) = digest(layer)?;
-    Ok(json!({ "architecture": "amd64", "os": "linux", "config": run,
-        "rootfs": { "type": "layers", "diff_ids": [digest] }, "history": [{ "created_by": "stand" }] }))
+    Ok(
+        json!({ "architecture": "amd64", "os": "linux", "config": run,
+        "rootfs": { "type": "layers", "diff_ids": [digest] }, "history": [{ "created_by": "stand" }] }),
+    )
 }
 
 /// Pushes the tiny image to the stand's registry.
@@ -98,7 +133,13 @@ fn config(layer: &Path, run: &Value) -> Result<Value> {
 pub async fn push_busybox(site: &Site) -> Result<String> {
     let layer = layer(&site.cache, "busybox-1");
     let config = busybox_config(&layer)?;
-    push(&format!("http://127.0.0.1:{}", site.ports.registry), BUSYBOX, &layer, &config).await
+    push(
+        &format!("http://127.0.0.1:{}", site.ports.registry),
+        BUSYBOX,
+        &layer,
+        &config,
+    )
+    .await
 }
 
 /// Pushes an image of one layer; returns its digest.
@@ -110,10 +151,19 @@ async fn push(registry: &str, name: &str, layer: &Path, config: &Value) -> Resul
     let size = config.len();
     let client = http::client(None)?;
     let start = async || {
-        let response = client.post(format!("{registry}/v2/{repository}/blobs/uploads/")).send().await?.error_for_status()?;
-        let location = response.headers().get("location").and_then(|value| value.to_str().ok());
+        let response = client
+            .post(format!("{registry}/v2/{repository}/blobs/uploads/"))
+            .send()
+            .await?
+            .error_for_status()?;
+        let location = response
+            .headers()
+            .get("location")
+            .and_then(|value| value.to_str().ok());
         // Absolute, by the name that the request used.
-        location.map(str::to_owned).context("the registry named no place to upload to")
+        location
+            .map(str::to_owned)
+            .context("the registry named no place to upload to")
     };
     let file = tokio::fs::File::open(layer).await?;
     for (digest, length, body) in [
@@ -122,15 +172,26 @@ async fn push(registry: &str, name: &str, layer: &Path, config: &Value) -> Resul
     ] {
         let place = start().await?;
         let glue = if place.contains('?') { '&' } else { '?' };
-        let request = client.put(format!("{place}{glue}digest={digest}")).timeout(Duration::from_secs(300));
-        request.header("content-type", "application/octet-stream").header("content-length", length).body(body).send().await?.error_for_status()?;
+        let request = client
+            .put(format!("{place}{glue}digest={digest}"))
+            .timeout(Duration::from_secs(300));
+        request
+            .header("content-type", "application/octet-stream")
+            .header("content-length", length)
+            .body(body)
+            .send()
+            .await?
+            .error_for_status()?;
     }
     let kind = "application/vnd.docker.distribution.manifest.v2+json";
     let manifest = serde_json::to_vec(&json!({ "schemaVersion": 2, "mediaType": kind,
         "config": { "mediaType": "application/vnd.docker.container.image.v1+json", "size": size, "digest": config_digest },
         "layers": [{ "mediaType": "application/vnd.docker.image.rootfs.diff.tar", "size": layer_size, "digest": layer_digest }] }))?;
     let digest = digest_of(&manifest);
-    let request = client.put(format!("{registry}/v2/{repository}/manifests/{tag}")).header("content-type", kind).body(manifest);
+    let request = client
+        .put(format!("{registry}/v2/{repository}/manifests/{tag}"))
+        .header("content-type", kind)
+        .body(manifest);
     request.send().await?.error_for_status()?;
     Ok(digest)
 }
@@ -170,12 +231,16 @@ pub async fn push_python(site: &Site, registry: &str) -> Result<String> {
     if !layer.is_file() {
         make_python(site, &layer).await?;
     }
-    let run = json!({ "Env": ["PATH=/usr/local/bin:/usr/bin:/bin", "LANG=C.UTF-8"], "Cmd": ["python3"] });
+    let run =
+        json!({ "Env": ["PATH=/usr/local/bin:/usr/bin:/bin", "LANG=C.UTF-8"], "Cmd": ["python3"] });
     push(registry, PYTHON, &layer, &config(&layer, &run)?).await
 }
 
 async fn make_python(site: &Site, layer: &Path) -> Result<()> {
-    ensure!(process::find("debootstrap").is_some(), "debootstrap is not installed; apt-get install debootstrap");
+    ensure!(
+        process::find("debootstrap").is_some(),
+        "debootstrap is not installed; apt-get install debootstrap"
+    );
     let root = site.folder("debootstrap")?;
     let beside = layer.with_extension("new");
     // pip refuses Debian's Python unless told otherwise; in an image that is nobody's system. What apt fetched
@@ -190,10 +255,23 @@ rm -rf "$2""#;
     let mut command = Command::new("unshare");
     command
         .env("PATH", process::PATH)
-        .args(["--pid", "--mount", "--fork", "--kill-child=KILL", "--mount-proc", "sh", "-c", script, "sh", PYTHON_PACKAGES])
+        .args([
+            "--pid",
+            "--mount",
+            "--fork",
+            "--kill-child=KILL",
+            "--mount-proc",
+            "sh",
+            "-c",
+            script,
+            "sh",
+            PYTHON_PACKAGES,
+        ])
         .arg(&root)
         .arg(&beside);
-    process::run_with(&mut command, None, Duration::from_secs(900)).await.context("making the base image")?;
+    process::run_with(&mut command, None, Duration::from_secs(900))
+        .await
+        .context("making the base image")?;
     fs::rename(&beside, layer)?;
     Ok(())
 }
@@ -207,30 +285,64 @@ pub(super) async fn build_and_push(
     arguments: &[(&str, &str)],
 ) -> Result<String> {
     let facts = stand.facts();
-    ensure!(facts.has_node, "images are built inside the stand's namespaces, which need root");
+    ensure!(
+        facts.has_node,
+        "images are built inside the stand's namespaces, which need root"
+    );
     let site = &facts.site;
     let reference = format!("{}/{name}", facts.registry);
     let policy = site.dir.join("image-policy.json");
-    fs::write(&policy, r#"{ "default": [{ "type": "insecureAcceptAnything" }] }"#)?;
+    fs::write(
+        &policy,
+        r#"{ "default": [{ "type": "insecureAcceptAnything" }] }"#,
+    )?;
     let (store, run) = (site.folder("buildah")?, site.folder("buildah-run")?);
     let buildah = |verb: &str| {
         let mut command = stand.inside("buildah");
-        command.arg("--storage-driver=vfs").arg("--root").arg(&store).arg("--runroot").arg(&run);
-        command.args([verb, "--tls-verify=false"]).arg("--signature-policy").arg(&policy);
+        command
+            .arg("--storage-driver=vfs")
+            .arg("--root")
+            .arg(&store)
+            .arg("--runroot")
+            .arg(&run);
+        command
+            .args([verb, "--tls-verify=false"])
+            .arg("--signature-policy")
+            .arg(&policy);
         command
     };
     let mut build = buildah("bud");
     // No network of its own: a build reaches the registry and nothing else.
-    build.args(["--isolation=chroot", "--layers", "--pull", "--tag", &reference]).arg("--file").arg(dockerfile);
+    build
+        .args([
+            "--isolation=chroot",
+            "--layers",
+            "--pull",
+            "--tag",
+            &reference,
+        ])
+        .arg("--file")
+        .arg(dockerfile);
     for (key, value) in arguments {
         build.arg("--build-arg").arg(format!("{key}={value}"));
     }
     build.arg(context);
-    process::run_with(&mut build, None, Duration::from_secs(600)).await.with_context(|| format!("building {reference}"))?;
+    process::run_with(&mut build, None, Duration::from_secs(600))
+        .await
+        .with_context(|| format!("building {reference}"))?;
     let said = run.join("digest");
     let mut push = buildah("push");
-    push.arg("--digestfile").arg(&said).args([&reference, &format!("docker://{reference}")]);
-    process::run_with(&mut push, None, Duration::from_secs(600)).await.with_context(|| format!("pushing {reference}"))?;
-    let (repository, _) = reference.rsplit_once(':').context("an image name has a tag")?;
-    Ok(format!("{repository}@{}", fs::read_to_string(&said)?.trim()))
+    push.arg("--digestfile")
+        .arg(&said)
+        .args([&reference, &format!("docker://{reference}")]);
+    process::run_with(&mut push, None, Duration::from_secs(600))
+        .await
+        .with_context(|| format!("pushing {reference}"))?;
+    let (repository, _) = reference
+        .rsplit_once(':')
+        .context("an image name has a tag")?;
+    Ok(format!(
+        "{repository}@{}",
+        fs::read_to_string(&said)?.trim()
+    ))
 }

@@ -34,7 +34,16 @@ const TUNABLES: &[(&str, &str)] = &[
 /// When namespaces cannot be made.
 pub fn enclose(program: &Path, site: &Site) -> Result<Child> {
     Command::new("setpriv")
-        .args(["--pdeathsig", "KILL", "--", "unshare", "--pid", "--mount", "--net", "--fork"])
+        .args([
+            "--pdeathsig",
+            "KILL",
+            "--",
+            "unshare",
+            "--pid",
+            "--mount",
+            "--net",
+            "--fork",
+        ])
         .args(["--kill-child=KILL", "--mount-proc", "--"])
         .arg(program)
         .arg("inner")
@@ -43,7 +52,12 @@ pub fn enclose(program: &Path, site: &Site) -> Result<Child> {
         .env("PATH", PATH)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(fs::File::options().create(true).append(true).open(site.folder("logs")?.join("inner.log"))?)
+        .stderr(
+            fs::File::options()
+                .create(true)
+                .append(true)
+                .open(site.folder("logs")?.join("inner.log"))?,
+        )
         .kill_on_drop(true)
         .spawn()
         .context("making namespaces for the stand (unshare of util-linux)")
@@ -55,10 +69,20 @@ pub fn enclose(program: &Path, site: &Site) -> Result<Child> {
 /// When there is none (any more).
 pub fn init_of(unshare: u32) -> Result<u32> {
     for entry in fs::read_dir("/proc")?.filter_map(Result::ok) {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
+            continue;
+        };
+        let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else {
+            continue;
+        };
         // After the name, which may hold anything, in parentheses: state, parent.
-        let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1));
+        let parent = stat
+            .rsplit_once(')')
+            .and_then(|(_, rest)| rest.split_whitespace().nth(1));
         if parent.and_then(|text| text.parse().ok()) == Some(unshare) {
             return Ok(pid);
         }
@@ -71,8 +95,11 @@ pub fn init_of(unshare: u32) -> Result<u32> {
 /// # Errors
 /// When the process cannot be started.
 pub fn init(program: &Path, state: &Path) -> Result<()> {
-    #[expect(clippy::zombie_processes, reason = "reaped below, with every other process of the namespace")]
-    let child = StdCommand::new(program).arg("servers").arg(state).spawn().context("starting the servers")?;
+    let child = StdCommand::new(program)
+        .arg("servers")
+        .arg(state)
+        .spawn()
+        .context("starting the servers")?;
     let child = Pid::from_child(&child);
     while let Some((ended, _)) = rustix::process::wait(WaitOptions::empty())? {
         if ended == child {
@@ -89,14 +116,29 @@ pub fn init(program: &Path, state: &Path) -> Result<()> {
 pub async fn furnish(site: &Site) -> Result<()> {
     run(site, "ip", &["link", "set", "lo", "up"]).await?;
     let scratch = site.folder("scratch")?.display().to_string();
-    run(site, "mount", &["-t", "tmpfs", "-o", "mode=0755", "tmpfs", &scratch]).await?;
+    run(
+        site,
+        "mount",
+        &["-t", "tmpfs", "-o", "mode=0755", "tmpfs", &scratch],
+    )
+    .await?;
     let (upper, work) = (format!("{scratch}/var"), format!("{scratch}/work"));
     fs::create_dir_all(&upper)?;
     fs::create_dir_all(&work)?;
     // The stand reads the machine's /var and keeps what it writes to itself.
     let options = format!("lowerdir=/var,upperdir={upper},workdir={work}");
-    run(site, "mount", &["-t", "overlay", "-o", &options, "overlay", "/var"]).await?;
-    run(site, "mount", &["-t", "tmpfs", "-o", "mode=0755", "tmpfs", "/run"]).await?;
+    run(
+        site,
+        "mount",
+        &["-t", "overlay", "-o", &options, "overlay", "/var"],
+    )
+    .await?;
+    run(
+        site,
+        "mount",
+        &["-t", "tmpfs", "-o", "mode=0755", "tmpfs", "/run"],
+    )
+    .await?;
     for (name, value) in TUNABLES {
         let real = Path::new("/proc/sys").join(name);
         if !real.exists() {
@@ -104,20 +146,40 @@ pub async fn furnish(site: &Site) -> Result<()> {
         }
         let shown = PathBuf::from(&scratch).join(name.replace('/', "."));
         fs::write(&shown, value)?;
-        run(site, "mount", &["--bind", &shown.display().to_string(), &real.display().to_string()]).await?;
+        run(
+            site,
+            "mount",
+            &[
+                "--bind",
+                &shown.display().to_string(),
+                &real.display().to_string(),
+            ],
+        )
+        .await?;
     }
     Ok(())
 }
 
 async fn run(site: &Site, program: &str, words: &[&str]) -> Result<()> {
-    process::run(process::command(site, program).args(words)).await.map(drop)
+    process::run(process::command(site, program).args(words))
+        .await
+        .map(drop)
 }
 
 /// A command that runs inside the stand whose init is `pid`, and ends with it.
 #[must_use]
 pub fn inside<S: AsRef<OsStr>>(pid: u32, site: &Site, program: S) -> Command {
     let mut command = process::command(site, "nsenter");
-    command.args(["--target", &pid.to_string(), "--mount", "--pid", "--net", "--"]).arg(program);
+    command
+        .args([
+            "--target",
+            &pid.to_string(),
+            "--mount",
+            "--pid",
+            "--net",
+            "--",
+        ])
+        .arg(program);
     command
 }
 
@@ -125,8 +187,13 @@ pub fn inside<S: AsRef<OsStr>>(pid: u32, site: &Site, program: S) -> Command {
 fn controllers() -> Vec<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let of_kind = |kind: &str| {
-        let points = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-        points.filter(|words| words.get(2) == Some(&kind)).map(|words| PathBuf::from(words[1])).collect::<Vec<_>>()
+        let points = mounts
+            .lines()
+            .map(|line| line.split(' ').collect::<Vec<_>>());
+        points
+            .filter(|words| words.get(2) == Some(&kind))
+            .map(|words| PathBuf::from(words[1]))
+            .collect::<Vec<_>>()
     };
     let mut found = of_kind("cgroup");
     found.extend(of_kind("cgroup2"));
@@ -165,7 +232,9 @@ pub fn remove_cgroups(cgroup: &str) -> Result<()> {
 
 /// A cgroup goes by `rmdir` alone, the innermost first; its files cannot be unlinked.
 fn remove_tree(dir: &Path) -> Result<()> {
-    let Ok(entries) = fs::read_dir(dir) else { return Ok(()) };
+    let Ok(entries) = fs::read_dir(dir) else {
+        return Ok(());
+    };
     for entry in entries.filter_map(Result::ok) {
         if entry.file_type()?.is_dir() {
             remove_tree(&entry.path())?;

@@ -19,7 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::gitlab::Gitlab;
 use super::kubernetes::Cluster;
-use super::layout::{Facts, Ports, Settings, Site, check_name, cgroup};
+use super::layout::{Facts, Ports, Settings, Site, cgroup, check_name};
 use super::process::Server;
 use super::servers::{self, Inside};
 use super::token::IssuerKey;
@@ -27,23 +27,22 @@ use super::{access, certs, forward, install, isolate, kubernetes, openbao, proce
 use crate::progress::{Event, Progress};
 use crate::wait::{Look, until};
 
-/// Who ends the stand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Owner {
-    /// The process at the other end of standard input: when it ends, the stand ends.
-    Parent,
-    /// Whoever says `stand down`.
-    Anyone,
-}
+/// What an owner writes to let the stand live on without it.
+pub const LET_GO: &[u8] = b"let go\n";
 
-/// Keeps a stand until its owner wants it gone.
+/// Keeps a stand until its owner wants it gone: standard input closes, without [`LET_GO`] before, or SIGTERM.
 ///
 /// # Errors
 /// When the stand cannot be started.
-pub async fn keep(program: &Path, settings: &Settings, name: &str, owner: Owner, progress: &Progress) -> Result<()> {
+pub async fn keep(
+    program: &Path,
+    settings: &Settings,
+    name: &str,
+    progress: &Progress,
+) -> Result<()> {
     let began = tokio::time::Instant::now();
     check_name(name)?;
-    let mut stop = stop_signals(owner)?;
+    let mut stop = stop_signals()?;
     let state = settings.state(name);
     let lock = claim(settings, name)?;
     // Lives as long as this function, and so does what it stands for.
@@ -51,11 +50,18 @@ pub async fn keep(program: &Path, settings: &Settings, name: &str, owner: Owner,
     let start = async {
         let site = site(settings, name, progress).await?;
         let gitlab = Gitlab::start_with(IssuerKey::load(&state.join("issuer.json"))?).await?;
-        let site = Site { issuer: gitlab.url().to_owned(), ..site };
+        let site = Site {
+            issuer: gitlab.url().to_owned(),
+            ..site
+        };
         fs::write(state.join("site.json"), serde_json::to_vec(&site)?)?;
         let (life, inner) = enter(program, &site, progress).await?;
         let facts = describe(settings, &site, inner, progress).await?;
-        Facts { started_in: began.elapsed().as_secs_f64(), ..facts }.write(&state)?;
+        Facts {
+            started_in: began.elapsed().as_secs_f64(),
+            ..facts
+        }
+        .write(&state)?;
         progress.tell(&Event::Ready);
         anyhow::Ok((gitlab, site, life))
     };
@@ -98,37 +104,45 @@ impl Stop {
     }
 }
 
-fn stop_signals(owner: Owner) -> Result<Stop> {
+fn stop_signals() -> Result<Stop> {
     let (send, receive) = tokio::sync::mpsc::channel(1);
-    for kind in [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()] {
+    for kind in [
+        SignalKind::terminate(),
+        SignalKind::interrupt(),
+        SignalKind::hangup(),
+    ] {
         let (mut signals, send) = (signal(kind)?, send.clone());
         tokio::spawn(async move {
             signals.recv().await;
             send.send(()).await.ok();
         });
     }
-    if owner == Owner::Parent {
-        let end = end_of_input()?;
-        tokio::spawn(async move {
-            // An error is the end: nothing is ever sent.
-            drop(end.await);
+    let end = end_of_input()?;
+    tokio::spawn(async move {
+        if let Ok(said) = end.await
+            && said != LET_GO
+        {
             send.send(()).await.ok();
-        });
-    }
+        }
+    });
     Ok(Stop(receive))
 }
 
-/// Resolves when standard input is closed. Read by a thread, because such a read cannot be cancelled.
+/// Resolves when standard input is closed, with what came before. Read by a thread, because such a read cannot
+/// be cancelled.
 ///
 /// # Errors
 /// When no thread can be made.
-pub fn end_of_input() -> Result<tokio::sync::oneshot::Receiver<()>> {
+pub fn end_of_input() -> Result<tokio::sync::oneshot::Receiver<Vec<u8>>> {
     let (send, receive) = tokio::sync::oneshot::channel();
-    std::thread::Builder::new().name("owner".to_owned()).spawn(move || {
-        let mut rest = [0; 64];
-        while matches!(std::io::stdin().read(&mut rest), Ok(1..)) {}
-        drop(send);
-    })?;
+    std::thread::Builder::new()
+        .name("owner".to_owned())
+        .spawn(move || {
+            let mut said = Vec::new();
+            // A read that fails is an end as well.
+            drop(std::io::stdin().read_to_end(&mut said));
+            drop(send.send(said));
+        })?;
     Ok(receive)
 }
 
@@ -140,18 +154,24 @@ fn claim(settings: &Settings, name: &str) -> Result<File> {
     match DirBuilder::new().mode(0o700).create(&state) {
         Ok(()) => {}
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-            bail!("the stand `{name}` is already running; `stand status` shows it, `stand down` ends it")
+            bail!(
+                "the stand `{name}` is already running; `stand status` shows it, `stand down` ends it"
+            )
         }
         Err(error) => return Err(error).with_context(|| format!("making {}", state.display())),
     }
     let lock = File::open(&state)?;
-    lock.try_lock().with_context(|| format!("the stand `{name}` is being started by someone else"))?;
+    lock.try_lock()
+        .with_context(|| format!("the stand `{name}` is being started by someone else"))?;
     Ok(lock)
 }
 
 /// Removes every stand of this user whose keeper is gone.
 pub fn sweep(settings: &Settings) {
-    let entries = fs::read_dir(&settings.base).into_iter().flatten().filter_map(Result::ok);
+    let entries = fs::read_dir(&settings.base)
+        .into_iter()
+        .flatten()
+        .filter_map(Result::ok);
     for entry in entries {
         if let Some(name) = entry.file_name().to_str() {
             drop(remove(settings, name));
@@ -165,7 +185,10 @@ fn remove(settings: &Settings, name: &str) -> Result<()> {
     let lock = File::open(&state)?;
     lock.try_lock().context("the stand is running")?;
     // Another process may have removed the folder, and a third made it anew, before the lock was ours.
-    ensure!(fs::metadata(&state)?.ino() == lock.metadata()?.ino(), "the stand was started again");
+    ensure!(
+        fs::metadata(&state)?.ino() == lock.metadata()?.ino(),
+        "the stand was started again"
+    );
     isolate::remove_cgroups(&cgroup(name))?;
     fs::remove_dir_all(&state)?;
     // Fails while other stands are in it, as it should.
@@ -195,12 +218,16 @@ pub async fn watch_over(settings: &Settings, name: &str) -> Result<()> {
     // Nothing is ever written; the read ends when the keeper does.
     drop(std::io::stdin().read_to_end(&mut rest));
     let state = settings.state(name);
-    until("the stand's processes to end", Duration::from_secs(30), async || {
-        if !state.exists() {
-            return Look::Ready(());
-        }
-        remove(settings, name).into()
-    })
+    until(
+        "the stand's processes to end",
+        Duration::from_secs(30),
+        async || {
+            if !state.exists() {
+                return Look::Ready(());
+            }
+            remove(settings, name).into()
+        },
+    )
     .await
 }
 
@@ -218,7 +245,11 @@ async fn site(settings: &Settings, name: &str, progress: &Progress) -> Result<Si
         dir,
         cache: settings.cache.clone(),
         programs,
-        ports: if isolated { Ports::fixed() } else { Ports::free()? },
+        ports: if isolated {
+            Ports::fixed()
+        } else {
+            Ports::free()?
+        },
         isolated,
         issuer: String::new(),
         issuer_key: key.public_pem()?,
@@ -251,8 +282,18 @@ async fn enter(program: &Path, site: &Site, progress: &Progress) -> Result<(Life
 }
 
 /// Makes the stand reachable from outside and describes it.
-async fn describe(settings: &Settings, site: &Site, inner: Option<u32>, progress: &Progress) -> Result<Facts> {
-    let inside = [site.ports.api, site.ports.vault, site.ports.registry, site.ports.postgres];
+async fn describe(
+    settings: &Settings,
+    site: &Site,
+    inner: Option<u32>,
+    progress: &Progress,
+) -> Result<Facts> {
+    let inside = [
+        site.ports.api,
+        site.ports.vault,
+        site.ports.registry,
+        site.ports.postgres,
+    ];
     let [api, vault, registry, postgres] = match inner {
         Some(pid) => forward::start(pid, inside)?,
         None => inside,
@@ -260,10 +301,21 @@ async fn describe(settings: &Settings, site: &Site, inner: Option<u32>, progress
     let api = format!("https://127.0.0.1:{api}");
     let (vault_addr, keys) = match &settings.vault {
         Some((addr, token)) => {
-            openbao::furnish(site, addr, token).await.context("setting the named OpenBao up")?;
-            (addr.clone(), Inside { root_token: token.clone(), unseal_key: String::new() })
+            openbao::furnish(site, addr, token)
+                .await
+                .context("setting the named OpenBao up")?;
+            (
+                addr.clone(),
+                Inside {
+                    root_token: token.clone(),
+                    unseal_key: String::new(),
+                },
+            )
         }
-        None => (format!("http://127.0.0.1:{vault}"), Inside::read(&site.dir)?),
+        None => (
+            format!("http://127.0.0.1:{vault}"),
+            Inside::read(&site.dir)?,
+        ),
     };
     let (admin, agent) = match &settings.kubeconfig {
         Some(path) => {

@@ -63,7 +63,10 @@ impl Cluster {
     /// When kubectl fails; with what it said.
     pub async fn kubectl_with(&self, arguments: &[&str], input: Option<&[u8]>) -> Result<String> {
         let mut command = process::command(&self.site, self.site.program("kubectl"));
-        command.arg("--kubeconfig").arg(&self.kubeconfig).args(arguments);
+        command
+            .arg("--kubeconfig")
+            .arg(&self.kubeconfig)
+            .args(arguments);
         process::run_with(&mut command, input, Duration::from_secs(120)).await
     }
 
@@ -73,7 +76,14 @@ impl Cluster {
     /// When the cluster refuses.
     pub async fn apply(&self, object: &Value) -> Result<()> {
         let text = serde_json::to_vec(object)?;
-        let arguments = ["apply", "--server-side", "--force-conflicts", "--field-manager=stand", "-f", "-"];
+        let arguments = [
+            "apply",
+            "--server-side",
+            "--force-conflicts",
+            "--field-manager=stand",
+            "-f",
+            "-",
+        ];
         self.kubectl_with(&arguments, Some(&text)).await.map(drop)
     }
 }
@@ -82,7 +92,7 @@ impl Cluster {
 ///
 /// # Errors
 /// When openssl fails.
-pub async fn prepare(site: &Site) -> Result<Certs<'_>> {
+pub(super) async fn prepare(site: &Site) -> Result<Certs<'_>> {
     let certs = Certs::make(site).await?;
     let here = format!("https://127.0.0.1:{}", site.ports.api);
     let names = "IP:127.0.0.1,IP:10.96.0.1,DNS:localhost,DNS:kubernetes,DNS:kubernetes.default.svc";
@@ -99,7 +109,7 @@ pub async fn prepare(site: &Site) -> Result<Certs<'_>> {
 ///
 /// # Errors
 /// When it is not ready in time.
-pub async fn api_server(site: &Site, certs: &Certs<'_>) -> Result<Server> {
+pub(super) async fn api_server(site: &Site, certs: &Certs<'_>) -> Result<Server> {
     let arguments = [
         "--bind-address=127.0.0.1".to_owned(),
         "--advertise-address=127.0.0.1".to_owned(),
@@ -114,7 +124,10 @@ pub async fn api_server(site: &Site, certs: &Certs<'_>) -> Result<Server> {
         format!("--service-cluster-ip-range={SERVICE_NETWORK}"),
         "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
         format!("--service-account-key-file={}", certs.path("sa.pub")),
-        format!("--service-account-signing-key-file={}", certs.path("sa.key")),
+        format!(
+            "--service-account-signing-key-file={}",
+            certs.path("sa.key")
+        ),
         // Otherwise `kubectl logs` looks the node's name up in DNS.
         "--kubelet-preferred-address-types=InternalIP".to_owned(),
         format!("--kubelet-client-certificate={}", certs.path("admin.crt")),
@@ -123,13 +136,22 @@ pub async fn api_server(site: &Site, certs: &Certs<'_>) -> Result<Server> {
         "--allow-privileged=true".to_owned(),
         "--profiling=false".to_owned(),
     ];
-    let mut server = Server::start(site, "kube-apiserver", site.program("kube-apiserver"), &arguments)?;
+    let mut server = Server::start(
+        site,
+        "kube-apiserver",
+        site.program("kube-apiserver"),
+        &arguments,
+    )?;
     let client = http::client(Some(&fs::read(certs.path("ca.crt"))?))?;
     let url = format!("https://127.0.0.1:{}/readyz", site.ports.api);
-    until("the Kubernetes API server", Duration::from_secs(120), async || {
-        let probe = async { client.get(&url).send().await?.error_for_status() };
-        server.look(probe.await.context("asking /readyz"))
-    })
+    until(
+        "the Kubernetes API server",
+        Duration::from_secs(120),
+        async || {
+            let probe = async { client.get(&url).send().await?.error_for_status() };
+            server.look(probe.await.context("asking /readyz"))
+        },
+    )
     .await?;
     Ok(server)
 }
@@ -138,8 +160,13 @@ pub async fn api_server(site: &Site, certs: &Certs<'_>) -> Result<Server> {
 ///
 /// # Errors
 /// When they cannot be started.
-pub fn controllers(site: &Site, certs: &Certs<'_>) -> Result<Vec<Server>> {
-    let kubeconfig = |name: &str| site.dir.join(format!("{name}.kubeconfig")).display().to_string();
+pub(super) fn controllers(site: &Site, certs: &Certs<'_>) -> Result<Vec<Server>> {
+    let kubeconfig = |name: &str| {
+        site.dir
+            .join(format!("{name}.kubeconfig"))
+            .display()
+            .to_string()
+    };
     let common = |name: &str, port: u16| {
         vec![
             format!("--kubeconfig={}", kubeconfig(name)),
@@ -154,7 +181,10 @@ pub fn controllers(site: &Site, certs: &Certs<'_>) -> Result<Vec<Server>> {
     let mut manager = common("controllers", site.ports.controllers);
     manager.extend([
         "--use-service-account-credentials=true".to_owned(),
-        format!("--service-account-private-key-file={}", certs.path("sa.key")),
+        format!(
+            "--service-account-private-key-file={}",
+            certs.path("sa.key")
+        ),
         format!("--root-ca-file={}", certs.path("ca.crt")),
         format!("--cluster-signing-cert-file={}", certs.path("ca.crt")),
         format!("--cluster-signing-key-file={}", certs.path("ca.key")),
@@ -163,9 +193,22 @@ pub fn controllers(site: &Site, certs: &Certs<'_>) -> Result<Vec<Server>> {
         "--kube-api-burst=2000".to_owned(),
     ]);
     let mut scheduler = common("scheduler", site.ports.scheduler);
-    scheduler.extend(["--kube-api-qps=1000".to_owned(), "--kube-api-burst=2000".to_owned()]);
+    scheduler.extend([
+        "--kube-api-qps=1000".to_owned(),
+        "--kube-api-burst=2000".to_owned(),
+    ]);
     Ok(vec![
-        Server::start(site, "kube-controller-manager", site.program("kube-controller-manager"), &manager)?,
-        Server::start(site, "kube-scheduler", site.program("kube-scheduler"), &scheduler)?,
+        Server::start(
+            site,
+            "kube-controller-manager",
+            site.program("kube-controller-manager"),
+            &manager,
+        )?,
+        Server::start(
+            site,
+            "kube-scheduler",
+            site.program("kube-scheduler"),
+            &scheduler,
+        )?,
     ])
 }

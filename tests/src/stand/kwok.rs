@@ -21,7 +21,7 @@ const NODES: usize = 2;
 ///
 /// # Errors
 /// When the stage files are missing or the cluster refuses the nodes.
-pub async fn start(site: &Site, cluster: &Cluster) -> Result<Server> {
+pub(super) async fn start(site: &Site, cluster: &Cluster) -> Result<Server> {
     let stages = stages(site)?;
     let arguments = [
         format!("--kubeconfig={}", cluster.kubeconfig.display()),
@@ -48,7 +48,9 @@ pub async fn start(site: &Site, cluster: &Cluster) -> Result<Server> {
                     "capacity": { "cpu": "64", "memory": "256Gi", "pods": "5000" } } })
         })
         .collect();
-    cluster.apply(&json!({ "apiVersion": "v1", "kind": "List", "items": nodes })).await?;
+    cluster
+        .apply(&json!({ "apiVersion": "v1", "kind": "List", "items": nodes }))
+        .await?;
     Ok(server)
 }
 
@@ -56,9 +58,14 @@ pub async fn start(site: &Site, cluster: &Cluster) -> Result<Server> {
 fn stages(site: &Site) -> Result<std::path::PathBuf> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("stand/kwok-stages");
     let entries = fs::read_dir(&source).with_context(|| format!("reading {}", source.display()))?;
-    let mut files = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+    let mut files = entries
+        .map(|entry| Ok(entry?.path()))
+        .collect::<Result<Vec<_>>>()?;
     files.sort();
-    let texts = files.iter().map(|file| fs::read_to_string(file).context("reading a stage")).collect::<Result<Vec<_>>>()?;
+    let texts = files
+        .iter()
+        .map(|file| fs::read_to_string(file).context("reading a stage"))
+        .collect::<Result<Vec<_>>>()?;
     let path = site.dir.join("kwok-stages.yaml");
     fs::write(&path, texts.join("---\n"))?;
     Ok(path)

@@ -56,7 +56,9 @@ impl Settings {
         // Root's stand hides /run from its servers, so its state is never there.
         let runtime = if root { None } else { path("XDG_RUNTIME_DIR") };
         let user = rustix::process::geteuid().as_raw();
-        let base = runtime.unwrap_or_else(|| PathBuf::from("/tmp")).join(format!("quaymaster-stand-{user}"));
+        let base = runtime
+            .unwrap_or_else(|| PathBuf::from("/tmp"))
+            .join(format!("quaymaster-stand-{user}"));
         let vault = env("QUAYMASTER_STAND_VAULT_ADDR").zip(env("QUAYMASTER_STAND_VAULT_TOKEN"));
         Ok(Self {
             cache,
@@ -87,7 +89,9 @@ impl Settings {
         }
         let meta = fs::symlink_metadata(&self.base)?;
         ensure!(
-            meta.is_dir() && meta.uid() == rustix::process::geteuid().as_raw() && meta.mode() & 0o077 == 0,
+            meta.is_dir()
+                && meta.uid() == rustix::process::geteuid().as_raw()
+                && meta.mode() & 0o077 == 0,
             "{} is not a folder of yours alone; remove it and start again",
             self.base.display()
         );
@@ -95,7 +99,10 @@ impl Settings {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the one place where the stand reads its environment")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place where the stand reads its environment"
+)]
 fn env(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
@@ -211,7 +218,10 @@ impl Site {
     /// Path of a program that was built or fetched, or its bare name, to be found in `PATH`.
     #[must_use]
     pub fn program(&self, name: &str) -> PathBuf {
-        self.programs.get(name).cloned().unwrap_or_else(|| PathBuf::from(name))
+        self.programs
+            .get(name)
+            .cloned()
+            .unwrap_or_else(|| PathBuf::from(name))
     }
 
     /// A folder inside the state folder, made if it is missing.
@@ -233,7 +243,11 @@ impl Site {
     /// Address that PostgreSQL has for pods, or for anyone when there is no node.
     #[must_use]
     pub const fn pod_side_address(&self) -> &'static str {
-        if self.isolated { NODE_ADDRESS } else { "127.0.0.1" }
+        if self.isolated {
+            NODE_ADDRESS
+        } else {
+            "127.0.0.1"
+        }
     }
 }
 
@@ -289,9 +303,14 @@ impl Facts {
     /// When there is none, or it is of another version of this program.
     pub fn read(state: &Path) -> Result<Self> {
         let path = state.join("stand.json");
-        let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-        serde_json::from_str(&text)
-            .with_context(|| format!("{} is of another version; `stand down` and start again", path.display()))
+        let text =
+            fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        serde_json::from_str(&text).with_context(|| {
+            format!(
+                "{} is of another version; `stand down` and start again",
+                path.display()
+            )
+        })
     }
 
     /// Writes the description, whole or not at all.
@@ -299,7 +318,10 @@ impl Facts {
     /// # Errors
     /// When the state folder cannot be written to.
     pub fn write(&self, state: &Path) -> Result<()> {
-        write_whole(&state.join("stand.json"), serde_json::to_string_pretty(self)?.as_bytes())
+        write_whole(
+            &state.join("stand.json"),
+            serde_json::to_string_pretty(self)?.as_bytes(),
+        )
     }
 }
 

@@ -23,7 +23,7 @@ const BRIDGE: &str = "pods0";
 ///
 /// # Errors
 /// When the kernel refuses.
-pub async fn network(site: &Site) -> Result<()> {
+pub(super) async fn network(site: &Site) -> Result<()> {
     let address = format!("{NODE_ADDRESS}/16");
     for words in [
         &["link", "add", BRIDGE, "type", "bridge"][..],
@@ -39,7 +39,7 @@ pub async fn network(site: &Site) -> Result<()> {
 ///
 /// # Errors
 /// When it is not installed or does not answer.
-pub async fn containerd(site: &Site) -> Result<Server> {
+pub(super) async fn containerd(site: &Site) -> Result<Server> {
     let dir = site.folder("containerd")?;
     let cni = site.folder("cni")?;
     let network = json!({ "cniVersion": "1.0.0", "name": "stand", "plugins": [
@@ -47,7 +47,10 @@ pub async fn containerd(site: &Site) -> Result<Server> {
           "ipam": { "type": "host-local", "ranges": [[{ "subnet": POD_NETWORK, "gateway": NODE_ADDRESS }]],
             "routes": [{ "dst": "0.0.0.0/0" }], "dataDir": site.folder("cni-data")? } },
     ] });
-    fs::write(cni.join("10-stand.conflist"), serde_json::to_vec_pretty(&network)?)?;
+    fs::write(
+        cni.join("10-stand.conflist"),
+        serde_json::to_vec_pretty(&network)?,
+    )?;
     let socket = "/run/containerd/containerd.sock";
     let config = format!(
         r#"version = 2
@@ -68,7 +71,12 @@ conf_dir = "{cni}"
     );
     let path = site.dir.join("containerd.toml");
     fs::write(&path, config)?;
-    let mut server = Server::start(site, "containerd", "containerd", &["--config".to_owned(), path.display().to_string()])?;
+    let mut server = Server::start(
+        site,
+        "containerd",
+        "containerd",
+        &["--config".to_owned(), path.display().to_string()],
+    )?;
     until("containerd", Duration::from_secs(60), async || {
         let mut version = process::command(site, "ctr");
         version.args(["--address", socket, "version"]);
@@ -76,8 +84,19 @@ conf_dir = "{cni}"
     })
     .await?;
     let mut import = process::command(site, "ctr");
-    import.args(["--address", socket, "--namespace", "k8s.io", "images", "import"]).arg(image::busybox_archive(&site.cache));
-    process::run(&mut import).await.context("giving containerd the pause image")?;
+    import
+        .args([
+            "--address",
+            socket,
+            "--namespace",
+            "k8s.io",
+            "images",
+            "import",
+        ])
+        .arg(image::busybox_archive(&site.cache));
+    process::run(&mut import)
+        .await
+        .context("giving containerd the pause image")?;
     Ok(server)
 }
 
@@ -85,7 +104,7 @@ conf_dir = "{cni}"
 ///
 /// # Errors
 /// When it cannot be started.
-pub fn kubelet(site: &Site) -> Result<Server> {
+pub(super) fn kubelet(site: &Site) -> Result<Server> {
     let cgroup = site.cgroup();
     isolate::make_cgroups(&cgroup)?;
     fs::write(site.dir.join("resolv.conf"), "")?;
@@ -118,7 +137,10 @@ pub fn kubelet(site: &Site) -> Result<Server> {
     let path = site.dir.join("kubelet.json");
     fs::write(&path, serde_json::to_vec_pretty(&config)?)?;
     let arguments = [
-        format!("--kubeconfig={}", site.dir.join("kubelet.kubeconfig").display()),
+        format!(
+            "--kubeconfig={}",
+            site.dir.join("kubelet.kubeconfig").display()
+        ),
         format!("--config={}", path.display()),
         format!("--node-ip={NODE_ADDRESS}"),
         format!("--hostname-override={NODE_NAME}"),
@@ -131,22 +153,31 @@ pub fn kubelet(site: &Site) -> Result<Server> {
 ///
 /// # Errors
 /// When it is not in time, with what its condition said.
-pub async fn ready(cluster: &Cluster, kubelet: &mut Server) -> Result<()> {
-    until("the node to be ready", Duration::from_secs(120), async || {
-        let node = cluster.kubectl(&["get", "node", NODE_NAME, "-o", "json"]).await;
-        match kubelet.look(node) {
-            Look::Ready(text) => judge(&text),
-            Look::NotYet(status) => Look::NotYet(status),
-            Look::Hopeless(error) => Look::Hopeless(error),
-        }
-    })
+pub(super) async fn ready(cluster: &Cluster, kubelet: &mut Server) -> Result<()> {
+    until(
+        "the node to be ready",
+        Duration::from_secs(120),
+        async || {
+            let node = cluster
+                .kubectl(&["get", "node", NODE_NAME, "-o", "json"])
+                .await;
+            match kubelet.look(node) {
+                Look::Ready(text) => judge(&text),
+                Look::NotYet(status) => Look::NotYet(status),
+                Look::Hopeless(error) => Look::Hopeless(error),
+            }
+        },
+    )
     .await
 }
 
 fn judge(text: &str) -> Look<()> {
     let node: Value = serde_json::from_str(text).unwrap_or_default();
     let conditions = node.pointer("/status/conditions").and_then(Value::as_array);
-    let ready = conditions.into_iter().flatten().find(|condition| condition["type"] == "Ready");
+    let ready = conditions
+        .into_iter()
+        .flatten()
+        .find(|condition| condition["type"] == "Ready");
     match ready {
         // The scheduler looks at taints, which follow the condition.
         Some(condition) if condition["status"] == "True" => match node.pointer("/spec/taints") {

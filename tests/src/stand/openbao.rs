@@ -35,9 +35,25 @@ path "sys/internal/ui/mounts/*" { capabilities = ["read"] }
 
 /// Claims that a login copies into the token's metadata. Optional ones are left out by JWT auth itself.
 const CLAIMS: &[&str] = &[
-    "project_id", "project_path", "namespace_id", "namespace_path", "user_id", "user_login", "pipeline_id",
-    "pipeline_source", "job_id", "ref", "ref_type", "ref_path", "ref_protected", "environment",
-    "environment_protected", "deployment_tier", "job_project_id", "runner_environment", "sha",
+    "project_id",
+    "project_path",
+    "namespace_id",
+    "namespace_path",
+    "user_id",
+    "user_login",
+    "pipeline_id",
+    "pipeline_source",
+    "job_id",
+    "ref",
+    "ref_type",
+    "ref_path",
+    "ref_protected",
+    "environment",
+    "environment_protected",
+    "deployment_tier",
+    "job_project_id",
+    "runner_environment",
+    "sha",
 ];
 
 /// A running OpenBao and what opens it.
@@ -57,7 +73,11 @@ pub struct OpenBao {
 pub async fn start(site: &Site) -> Result<OpenBao> {
     let dir = site.folder("openbao")?;
     // In memory inside namespaces: nothing waits for a disk, and a killed OpenBao still finds its data.
-    let data = if site.isolated { PathBuf::from("/run/openbao") } else { dir.join("data") };
+    let data = if site.isolated {
+        PathBuf::from("/run/openbao")
+    } else {
+        dir.join("data")
+    };
     fs::create_dir_all(&data)?;
     let config = json!({
         "storage": { "raft": { "path": data, "node_id": "stand", "performance_multiplier": 1 } },
@@ -81,11 +101,24 @@ pub async fn start(site: &Site) -> Result<OpenBao> {
         }))
     })
     .await?;
-    let text = |path: &str| keys.pointer(path).and_then(Value::as_str).map(str::to_owned).context("answer of sys/init");
-    let bao = OpenBao { root_token: text("/root_token")?, unseal_key: text("/keys/0")?, server };
+    let text = |path: &str| {
+        keys.pointer(path)
+            .and_then(Value::as_str)
+            .map(str::to_owned)
+            .context("answer of sys/init")
+    };
+    let bao = OpenBao {
+        root_token: text("/root_token")?,
+        unseal_key: text("/keys/0")?,
+        server,
+    };
     write(&addr, "", "sys/unseal", json!({ "key": bao.unseal_key })).await?;
-    until("OpenBao to be active", Duration::from_secs(30), async || http::get(&format!("{addr}/v1/sys/health")).await.into())
-        .await?;
+    until(
+        "OpenBao to be active",
+        Duration::from_secs(30),
+        async || http::get(&format!("{addr}/v1/sys/health")).await.into(),
+    )
+    .await?;
     Ok(bao)
 }
 
@@ -102,41 +135,80 @@ pub fn address(site: &Site) -> String {
 pub async fn furnish(site: &Site, addr: &str, token: &str) -> Result<()> {
     let mount = async |path: &str, body: Value| write(addr, token, path, body).await;
     tokio::try_join!(
-        mount("sys/mounts/kv", json!({ "type": "kv", "options": { "version": "2" } })),
-        mount("sys/mounts/kv1", json!({ "type": "kv", "options": { "version": "1" } })),
+        mount(
+            "sys/mounts/kv",
+            json!({ "type": "kv", "options": { "version": "2" } })
+        ),
+        mount(
+            "sys/mounts/kv1",
+            json!({ "type": "kv", "options": { "version": "1" } })
+        ),
         mount("sys/mounts/database", json!({ "type": "database" })),
-        mount("sys/mounts/pki", json!({ "type": "pki", "config": { "max_lease_ttl": "87600h" } })),
+        mount(
+            "sys/mounts/pki",
+            json!({ "type": "pki", "config": { "max_lease_ttl": "87600h" } })
+        ),
         mount("sys/mounts/transit", json!({ "type": "transit" })),
         mount("sys/auth/jwt", json!({ "type": "jwt" })),
         mount("sys/auth/approle", json!({ "type": "approle" })),
     )?;
-    tokio::try_join!(samples(addr, token), login(site, addr, token), database(site, addr, token), pki(addr, token))?;
+    tokio::try_join!(
+        samples(addr, token),
+        login(site, addr, token),
+        database(site, addr, token),
+        pki(addr, token)
+    )?;
     Ok(())
 }
 
 async fn samples(addr: &str, token: &str) -> Result<()> {
-    write(addr, token, "sys/policies/acl/flask-demo", json!({ "policy": FLASK_POLICY })).await?;
-    write(addr, token, "kv1/flask/app", json!({ "api_key": "k1-5f0f2b", "color": "blue" })).await?;
+    write(
+        addr,
+        token,
+        "sys/policies/acl/flask-demo",
+        json!({ "policy": FLASK_POLICY }),
+    )
+    .await?;
+    write(
+        addr,
+        token,
+        "kv1/flask/app",
+        json!({ "api_key": "k1-5f0f2b", "color": "blue" }),
+    )
+    .await?;
     write(addr, token, "transit/keys/flask", json!({})).await?;
     let app = json!({ "data": { "api_key": "k2-93c1de", "greeting": "Hello from Quaymaster" } });
     // A new KV v2 answers 400 while it makes its metadata.
-    until("the KV v2 engine", Duration::from_secs(20), async || write(addr, token, "kv/data/flask/app", app.clone()).await.into())
-        .await
+    until("the KV v2 engine", Duration::from_secs(20), async || {
+        write(addr, token, "kv/data/flask/app", app.clone())
+            .await
+            .into()
+    })
+    .await
 }
 
 async fn login(site: &Site, addr: &str, token: &str) -> Result<()> {
-    let config = json!({ "bound_issuer": site.issuer, "jwt_validation_pubkeys": [site.issuer_key] });
+    let config =
+        json!({ "bound_issuer": site.issuer, "jwt_validation_pubkeys": [site.issuer_key] });
     write(addr, token, "auth/jwt/config", config).await?;
     let bound = json!({ "project_id": "42" });
-    write(addr, token, "auth/jwt/role/flask-demo", jwt_role(&bound, &["flask-demo"])).await?;
-    let approle = json!({ "token_policies": ["flask-demo"], "token_ttl": "10m", "token_max_ttl": "1h" });
+    write(
+        addr,
+        token,
+        "auth/jwt/role/flask-demo",
+        jwt_role(&bound, &["flask-demo"]),
+    )
+    .await?;
+    let approle =
+        json!({ "token_policies": ["flask-demo"], "token_ttl": "10m", "token_max_ttl": "1h" });
     write(addr, token, "auth/approle/role/flask-demo", approle).await
 }
 
 /// A JWT login role for jobs whose claims are as `bound` says.
 #[must_use]
 pub fn jwt_role(bound: &Value, policies: &[&str]) -> Value {
-    let mappings: serde_json::Map<String, Value> = CLAIMS.iter().map(|c| ((*c).to_owned(), json!(c))).collect();
+    let mappings: serde_json::Map<String, Value> =
+        CLAIMS.iter().map(|c| ((*c).to_owned(), json!(c))).collect();
     json!({
         "role_type": "jwt",
         "bound_audiences": [AUDIENCE],
@@ -160,9 +232,15 @@ async fn database(site: &Site, addr: &str, token: &str) -> Result<()> {
         "password": postgres::MASTER_PASSWORD,
     });
     // PostgreSQL starts beside us.
-    until("OpenBao to connect to PostgreSQL", Duration::from_secs(60), async || {
-        write(addr, token, "database/config/demo", connection.clone()).await.into()
-    })
+    until(
+        "OpenBao to connect to PostgreSQL",
+        Duration::from_secs(60),
+        async || {
+            write(addr, token, "database/config/demo", connection.clone())
+                .await
+                .into()
+        },
+    )
     .await?;
     let role = json!({
         "db_name": "demo",
@@ -177,7 +255,8 @@ async fn database(site: &Site, addr: &str, token: &str) -> Result<()> {
 }
 
 async fn pki(addr: &str, token: &str) -> Result<()> {
-    let root = json!({ "common_name": "Stand root", "ttl": "8760h", "key_type": "ec", "key_bits": 256 });
+    let root =
+        json!({ "common_name": "Stand root", "ttl": "8760h", "key_type": "ec", "key_bits": 256 });
     write(addr, token, "pki/root/generate/internal", root).await?;
     let role = json!({ "allowed_domains": ["flask.svc", "example.com"], "allow_subdomains": true,
         "allow_bare_domains": true, "key_type": "ec", "key_bits": 256, "max_ttl": "72h" });
@@ -190,7 +269,9 @@ async fn write(addr: &str, token: &str, path: &str, body: Value) -> Result<()> {
         200 | 204 => Ok(()),
         400 if answer.to_string().contains("path is already in use") => Ok(()),
         _ => {
-            let said = answer.get("errors").map_or_else(|| answer.to_string(), Value::to_string);
+            let said = answer
+                .get("errors")
+                .map_or_else(|| answer.to_string(), Value::to_string);
             bail!(anyhow!("OpenBao answered {status} at {path}: {said}"))
         }
     }

@@ -36,12 +36,22 @@ impl Server {
     ///
     /// # Errors
     /// When the program cannot be started.
-    pub fn start<S: AsRef<OsStr>>(site: &Site, name: &str, program: S, arguments: &[String]) -> Result<Self> {
+    pub fn start<S: AsRef<OsStr>>(
+        site: &Site,
+        name: &str,
+        program: S,
+        arguments: &[String],
+    ) -> Result<Self> {
         let mut words = vec![program.as_ref().to_string_lossy().into_owned()];
         words.extend_from_slice(arguments);
         let log = site.folder("logs")?.join(format!("{name}.log"));
         let child = spawn(site, name, &log, &words)?;
-        Ok(Self { name: name.to_owned(), log, arguments: words, child })
+        Ok(Self {
+            name: name.to_owned(),
+            log,
+            arguments: words,
+            child,
+        })
     }
 
     /// Starts the server again after it ended.
@@ -72,7 +82,11 @@ impl Server {
     /// What waiting for this server sees: hopeless when it ended, otherwise what `probe` says.
     pub fn look<T>(&mut self, probe: Result<T>) -> Look<T> {
         match self.ended() {
-            Some(status) => Look::Hopeless(anyhow!("{} ended with {status}; its last words:\n{}", self.name, tail(&self.log, 15))),
+            Some(status) => Look::Hopeless(anyhow!(
+                "{} ended with {status}; its last words:\n{}",
+                self.name,
+                tail(&self.log, 15)
+            )),
             None => probe.into(),
         }
     }
@@ -132,9 +146,21 @@ pub async fn run(command: &mut Command) -> Result<String> {
 ///
 /// # Errors
 /// As [`run`].
-pub async fn run_with(command: &mut Command, input: Option<&[u8]>, within: Duration) -> Result<String> {
-    let program = command.as_std().get_program().to_string_lossy().into_owned();
-    let stdin = if input.is_some() { Stdio::piped() } else { Stdio::null() };
+pub async fn run_with(
+    command: &mut Command,
+    input: Option<&[u8]>,
+    within: Duration,
+) -> Result<String> {
+    let program = command
+        .as_std()
+        .get_program()
+        .to_string_lossy()
+        .into_owned();
+    let stdin = if input.is_some() {
+        Stdio::piped()
+    } else {
+        Stdio::null()
+    };
     let mut child = command
         .stdin(stdin)
         .stdout(Stdio::piped())
@@ -157,7 +183,11 @@ pub async fn run_with(command: &mut Command, input: Option<&[u8]>, within: Durat
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    let said = if said.trim().is_empty() { String::from_utf8_lossy(&output.stdout) } else { said };
+    let said = if said.trim().is_empty() {
+        String::from_utf8_lossy(&output.stdout)
+    } else {
+        said
+    };
     let how = match output.status.signal() {
         Some(signal) => format!("was ended by signal {signal}"),
         None => format!("failed with {}", output.status.code().unwrap_or(-1)),
@@ -172,12 +202,17 @@ pub fn tail(log: &Path, lines: usize) -> String {
 }
 
 fn last_lines(text: &str, lines: usize) -> &str {
-    let start = text.rmatch_indices('\n').nth(lines).map_or(0, |(i, _)| i + 1);
+    let start = text
+        .rmatch_indices('\n')
+        .nth(lines)
+        .map_or(0, |(i, _)| i + 1);
     &text[start..]
 }
 
 /// Path of a program in [`PATH`], if it is installed.
 #[must_use]
 pub fn find(program: &str) -> Option<PathBuf> {
-    PATH.split(':').map(|dir| Path::new(dir).join(program)).find(|path| path.is_file())
+    PATH.split(':')
+        .map(|dir| Path::new(dir).join(program))
+        .find(|path| path.is_file())
 }

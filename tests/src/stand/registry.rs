@@ -16,7 +16,7 @@ use crate::wait::until;
 ///
 /// # Errors
 /// When it is not installed or does not answer.
-pub async fn start(site: &Site) -> Result<Server> {
+pub(super) async fn start(site: &Site) -> Result<Server> {
     let dir = site.folder("registry")?;
     let config = format!(
         "version: 0.1\nlog: {{ level: warn }}\nstorage:\n  filesystem: {{ rootdirectory: {} }}\n  delete: {{ enabled: true }}\n\
@@ -29,6 +29,9 @@ pub async fn start(site: &Site) -> Result<Server> {
     let arguments = ["serve".to_owned(), path.display().to_string()];
     let mut server = Server::start(site, "registry", "docker-registry", &arguments)?;
     let url = format!("http://127.0.0.1:{}/v2/", site.ports.registry);
-    until("the registry", Duration::from_secs(30), async || server.look(super::http::get(&url).await)).await?;
+    until("the registry", Duration::from_secs(30), async || {
+        server.look(super::http::get(&url).await)
+    })
+    .await?;
     Ok(server)
 }

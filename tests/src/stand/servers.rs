@@ -61,7 +61,12 @@ pub async fn start(site: &Site, progress: &Progress) -> Result<Vec<Server>> {
         progress.up("registry");
         anyhow::Ok(server)
     };
-    let (cluster, vault, database, images) = tokio::try_join!(cluster(site, progress), vault(site, progress), database, images)?;
+    let (cluster, vault, database, images) = tokio::try_join!(
+        Box::pin(cluster(site, progress)),
+        Box::pin(vault(site, progress)),
+        database,
+        images
+    )?;
     let mut servers = cluster;
     servers.extend(vault);
     servers.extend([database, images]);
@@ -73,8 +78,13 @@ async fn vault(site: &Site, progress: &Progress) -> Result<Option<Server>> {
         return Ok(None);
     }
     let bao = openbao::start(site).await?;
-    openbao::furnish(site, &openbao::address(site), &bao.root_token).await.context("setting OpenBao up")?;
-    let inside = Inside { root_token: bao.root_token, unseal_key: bao.unseal_key };
+    openbao::furnish(site, &openbao::address(site), &bao.root_token)
+        .await
+        .context("setting OpenBao up")?;
+    let inside = Inside {
+        root_token: bao.root_token,
+        unseal_key: bao.unseal_key,
+    };
     write_whole(&site.dir.join("inside.json"), &serde_json::to_vec(&inside)?)?;
     progress.up("OpenBao with its engines");
     Ok(Some(bao.server))
@@ -84,7 +94,13 @@ async fn cluster(site: &Site, progress: &Progress) -> Result<Vec<Server>> {
     if !site.own_cluster {
         return Ok(Vec::new());
     }
-    let runtime = async { if site.isolated { node::containerd(site).await.map(Some) } else { Ok(None) } };
+    let runtime = async {
+        if site.isolated {
+            node::containerd(site).await.map(Some)
+        } else {
+            Ok(None)
+        }
+    };
     let control = async {
         let (etcd, certs) = tokio::try_join!(etcd::start(site), kubernetes::prepare(site))?;
         let api = kubernetes::api_server(site, &certs).await?;
@@ -100,7 +116,9 @@ async fn cluster(site: &Site, progress: &Progress) -> Result<Vec<Server>> {
         access::grant_project(&cluster, "flask", "42").await
     };
     let kubelet = async {
-        let Some(containerd) = runtime else { return Ok(Vec::new()) };
+        let Some(containerd) = runtime else {
+            return Ok(Vec::new());
+        };
         let mut kubelet = node::kubelet(site)?;
         node::ready(&cluster, &mut kubelet).await?;
         progress.up("node");

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeySize;
@@ -33,10 +33,14 @@ impl IssuerKey {
     /// # Errors
     /// When the machine has no randomness.
     pub fn generate() -> Result<Self> {
-        let pair = RsaKeyPair::generate(KeySize::Rsa2048).map_err(|_| anyhow!("making an RSA key"))?;
-        let pkcs8: Pkcs8V1Der<'_> = pair.as_der().map_err(|_| anyhow!("encoding an RSA key"))?;
+        let pair = RsaKeyPair::generate(KeySize::Rsa2048).context("making an RSA key")?;
+        let pkcs8: Pkcs8V1Der<'_> = pair.as_der().context("encoding an RSA key")?;
         let pkcs8 = pkcs8.as_ref().to_vec();
-        Ok(Self { kid: random_hex(16)?, pair, pkcs8 })
+        Ok(Self {
+            kid: random_hex(16)?,
+            pair,
+            pkcs8,
+        })
     }
 
     /// Keeps the key in `path`, for other processes that mint tokens.
@@ -53,11 +57,20 @@ impl IssuerKey {
     /// # Errors
     /// When the file is missing or not such a key.
     pub fn load(path: &Path) -> Result<Self> {
-        let value: Value = serde_json::from_str(&fs::read_to_string(path).context("reading the issuer's key")?)?;
-        let text = |name: &str| value[name].as_str().context("the issuer's key file is incomplete");
+        let value: Value =
+            serde_json::from_str(&fs::read_to_string(path).context("reading the issuer's key")?)?;
+        let text = |name: &str| {
+            value[name]
+                .as_str()
+                .context("the issuer's key file is incomplete")
+        };
         let pkcs8 = STANDARD.decode(text("pkcs8")?)?;
         let pair = RsaKeyPair::from_pkcs8(&pkcs8).context("reading the issuer's key")?;
-        Ok(Self { kid: text("kid")?.to_owned(), pair, pkcs8 })
+        Ok(Self {
+            kid: text("kid")?.to_owned(),
+            pair,
+            pkcs8,
+        })
     }
 
     /// Identifier of the key.
@@ -81,15 +94,27 @@ impl IssuerKey {
     /// # Errors
     /// Never for a key that was made or read.
     pub fn public_pem(&self) -> Result<String> {
-        let der: PublicKeyX509Der<'_> = self.pair.public_key().as_der().map_err(|_| anyhow!("encoding a public key"))?;
-        Ok(format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", STANDARD.encode(der.as_ref())))
+        let der: PublicKeyX509Der<'_> = self
+            .pair
+            .public_key()
+            .as_der()
+            .context("encoding a public key")?;
+        Ok(format!(
+            "-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n",
+            STANDARD.encode(der.as_ref())
+        ))
     }
 
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>> {
         let mut signature = vec![0; self.pair.public_modulus_len()];
         self.pair
-            .sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), message, &mut signature)
-            .map_err(|_| anyhow!("signing a token"))?;
+            .sign(
+                &RSA_PKCS1_SHA256,
+                &SystemRandom::new(),
+                message,
+                &mut signature,
+            )
+            .context("signing a token")?;
         Ok(signature)
     }
 }
@@ -109,7 +134,14 @@ impl IdToken {
     pub fn new(issuer: &str) -> Result<Self> {
         let now = now();
         let random = random_hex(16)?;
-        let jti = format!("{}-{}-{}-{}-{}", &random[..8], &random[8..12], &random[12..16], &random[16..20], &random[20..]);
+        let jti = format!(
+            "{}-{}-{}-{}-{}",
+            &random[..8],
+            &random[8..12],
+            &random[12..16],
+            &random[16..20],
+            &random[20..]
+        );
         let job = u32::from_str_radix(&random[..7], 16)?;
         let standard = json!({
             "iss": issuer, "aud": AUDIENCE, "sub": "", "jti": jti,
@@ -122,19 +154,34 @@ impl IdToken {
             "ci_config_sha": "6d1f0e2c9b8a7f6e5d4c3b2a190817263544f3e2",
             "project_visibility": "private",
         });
-        let claims = standard.as_object().cloned().context("claims are an object")?;
-        let token = Self { header: Map::from_iter([("typ".to_owned(), json!("JWT"))]), claims };
-        Ok(token.project("42", "shop/flask").reference("main", "branch"))
+        let claims = standard
+            .as_object()
+            .cloned()
+            .context("claims are an object")?;
+        let token = Self {
+            header: Map::from_iter([("typ".to_owned(), json!("JWT"))]),
+            claims,
+        };
+        Ok(token
+            .project("42", "shop/flask")
+            .reference("main", "branch"))
     }
 
     /// Makes it a job of another project, in the project's own runner.
     #[must_use]
     pub fn project(self, id: &str, path: &str) -> Self {
-        let namespace = path.rsplit_once('/').map_or("shop", |(namespace, _)| namespace).to_owned();
+        let namespace = path
+            .rsplit_once('/')
+            .map_or("shop", |(namespace, _)| namespace)
+            .to_owned();
         // One id for one path, so that equal namespaces have equal ids; the sample's is 31.
         let namespace_id = match namespace.as_str() {
             "shop" => 31,
-            other => 1000 + other.bytes().fold(0u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(byte)) % 9000),
+            other => {
+                1000 + other.bytes().fold(0u32, |sum, byte| {
+                    sum.wrapping_mul(31).wrapping_add(u32::from(byte)) % 9000
+                })
+            }
         };
         let config = format!("gitlab.example.com/{path}//.gitlab-ci.yml@refs/heads/main");
         self.claim("project_id", id)
@@ -153,7 +200,10 @@ impl IdToken {
     #[must_use]
     pub fn reference(self, name: &str, kind: &str) -> Self {
         let folder = if kind == "tag" { "tags" } else { "heads" };
-        self.claim("ref", name).claim("ref_type", kind).claim("ref_path", format!("refs/{folder}/{name}")).subject()
+        self.claim("ref", name)
+            .claim("ref_type", kind)
+            .claim("ref_path", format!("refs/{folder}/{name}"))
+            .subject()
     }
 
     /// Makes it a job with an environment, as a deploy job has.
@@ -166,8 +216,19 @@ impl IdToken {
     }
 
     fn subject(self) -> Self {
-        let text = |name: &str| self.claims.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
-        let subject = format!("project_path:{}:ref_type:{}:ref:{}", text("project_path"), text("ref_type"), text("ref"));
+        let text = |name: &str| {
+            self.claims
+                .get(name)
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .to_owned()
+        };
+        let subject = format!(
+            "project_path:{}:ref_type:{}:ref:{}",
+            text("project_path"),
+            text("ref_type"),
+            text("ref")
+        );
         self.claim("sub", subject)
     }
 
@@ -218,7 +279,10 @@ impl IdToken {
     #[must_use]
     pub fn sign_hmac(self, secret: &[u8], kid: Option<&str>) -> String {
         let message = self.message("HS256", kid);
-        let signature = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), message.as_bytes());
+        let signature = hmac::sign(
+            &hmac::Key::new(hmac::HMAC_SHA256, secret),
+            message.as_bytes(),
+        );
         format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature.as_ref()))
     }
 
@@ -239,7 +303,9 @@ impl IdToken {
 }
 
 fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
@@ -249,6 +315,6 @@ fn now() -> i64 {
 /// When the machine has no randomness.
 pub fn random_hex(bytes: usize) -> Result<String> {
     let mut raw = vec![0; bytes];
-    rand::fill(&mut raw).map_err(|_| anyhow!("the machine has no randomness"))?;
+    rand::fill(&mut raw).context("the machine has no randomness")?;
     Ok(raw.iter().map(|byte| format!("{byte:02x}")).collect())
 }
