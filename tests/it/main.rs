@@ -1,1 +1,3 @@
+//! Scenarios on the stand, one file a topic.
 
+mod stand;

@@ -1,1 +1,9 @@
-//! Stub.
+//! The harness: real servers ([`stand`]) and waiting that cannot hang ([`wait`]).
+//!
+//! A scenario asks for the shared stand, makes a namespace and a project of its own on it, runs the agent
+//! against it and looks at what the servers say. Nothing is imitated but GitLab, which cannot be had from
+//! the registries. Invariant: what a test starts ends with the test process, even when that is killed.
+
+pub mod progress;
+pub mod stand;
+pub mod wait;

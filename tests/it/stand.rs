@@ -1,0 +1,143 @@
+//! The stand itself: what scenarios rely on is really there, and nothing of it is left behind.
+//!
+//! Everything here goes through the addresses that programs outside of the stand use.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use reqwest::Method;
+use serde_json::json;
+use tests::stand::Stand;
+use tests::wait::{Look, until};
+
+#[tokio::test]
+async fn job_logs_in_and_reads_what_its_role_grants() -> Result<()> {
+    let stand = Stand::shared().await?;
+    let jwt = stand.sign(stand.token()?.environment("production"))?;
+    let body = json!({ "role": "flask-demo", "jwt": jwt });
+    let (status, login) = stand
+        .vault_as("", Method::POST, "auth/jwt/login", Some(&body))
+        .await?;
+    ensure!(status == 200, "login answered {status}: {login}");
+    let token = login["auth"]["client_token"].as_str().context("token")?;
+    for path in ["kv/data/flask/app", "kv1/flask/app", "database/creds/flask"] {
+        let (status, answer) = stand.vault_as(token, Method::GET, path, None).await?;
+        ensure!(status == 200, "{path} answered {status}: {answer}");
+    }
+    let (status, _) = stand
+        .vault_as(token, Method::GET, "kv/data/other", None)
+        .await?;
+    ensure!(status == 403, "a path outside the policy answered {status}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn job_of_another_project_cannot_take_the_role() -> Result<()> {
+    let stand = Stand::shared().await?;
+    let jwt = stand.sign(stand.token()?.project("43", "shop/other"))?;
+    let body = json!({ "role": "flask-demo", "jwt": jwt });
+    let (status, _) = stand
+        .vault_as("", Method::POST, "auth/jwt/login", Some(&body))
+        .await?;
+    ensure!(status == 400, "login answered {status}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn agent_may_impersonate_a_granted_job_and_nothing_else() -> Result<()> {
+    let stand = Stand::shared().await?;
+    stand.grant_project("grant-77", "77").await?;
+    let agent = stand.facts().kubeconfig_agent.display().to_string();
+    let may = async |words: &[&str]| {
+        let mut all = vec!["--kubeconfig", agent.as_str(), "auth", "can-i"];
+        all.extend(words);
+        // `can-i` fails when the answer is no.
+        stand.kubectl(&all).await.is_ok()
+    };
+    let job = [
+        "--as",
+        "gitlab:ci_job:1",
+        "--as-group",
+        "gitlab:project:77",
+        "-n",
+        "grant-77",
+    ];
+    ensure!(
+        may(&[&["create", "deployments.apps"], &job[..]].concat()).await,
+        "granted job"
+    );
+    ensure!(
+        !may(&[&["create", "clusterroles"], &job[..]].concat()).await,
+        "job beyond grant"
+    );
+    ensure!(
+        !may(&["get", "secrets", "-n", "grant-77"]).await,
+        "agent as itself"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn pod_runs_on_the_real_node_and_its_log_can_be_read() -> Result<()> {
+    let stand = Stand::shared().await?;
+    if !stand.facts().has_node {
+        return Ok(());
+    }
+    stand.kubectl(&["create", "namespace", "real-pod"]).await?;
+    let image = format!("--image={}", stand.busybox());
+    let run = [
+        "-n",
+        "real-pod",
+        "run",
+        "one",
+        &image,
+        "--restart=Never",
+        "--",
+        "echo",
+        "hello",
+    ];
+    stand.kubectl(&run).await?;
+    until(
+        "the log of the pod",
+        Duration::from_secs(60),
+        async || match stand.kubectl(&["-n", "real-pod", "logs", "one"]).await {
+            Ok(log) if log == "hello\n" => Look::Ready(()),
+            Ok(log) => Look::NotYet(log),
+            Err(error) => Look::NotYet(format!("{error:#}")),
+        },
+    )
+    .await
+}
+
+#[tokio::test]
+async fn pod_on_a_node_without_containers_becomes_ready() -> Result<()> {
+    let stand = Stand::shared().await?;
+    let pod = json!({ "apiVersion": "v1", "kind": "Pod",
+        "metadata": { "name": "played", "namespace": "default" },
+        "spec": { "nodeSelector": { "type": "kwok" }, "tolerations": [{ "operator": "Exists" }],
+            "containers": [{ "name": "c", "image": "none" }] } });
+    stand.cluster().apply(&pod).await?;
+    let wait = [
+        "wait",
+        "--for=condition=Ready",
+        "pod/played",
+        "--timeout=30s",
+    ];
+    stand.kubectl(&wait).await.map(drop)
+}
+
+#[tokio::test]
+async fn killed_server_is_started_again() -> Result<()> {
+    let stand = Stand::shared().await?;
+    stand.signal("registry", "KILL").await?;
+    let url = format!("{}/v2/", stand.facts().registry_addr);
+    until(
+        "the registry to answer again",
+        Duration::from_secs(30),
+        async || {
+            let answer = async { reqwest::get(&url).await?.error_for_status() };
+            answer.await.map(drop).context("asking the registry").into()
+        },
+    )
+    .await
+}

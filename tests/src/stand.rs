@@ -1,0 +1,376 @@
+//! The stand: real servers for scenarios, benchmarks and the demo.
+//!
+//! A scenario calls [`Stand::shared`], people call the program `stand`. Both start a *keeper*, a process that owns
+//! the servers; as root it puts them into namespaces of their own, where every stand has the same ports. What
+//! programs outside need is forwarded to loopback and described by [`Facts`]. GitLab is the one stand-in. To add a
+//! server: a file here, a line in `servers`, a port in `layout`. Invariant: when the owner ends, by whatever cause,
+//! nothing of the stand is left.
+
+pub mod access;
+pub mod agent;
+mod certs;
+mod etcd;
+mod forward;
+pub mod gitlab;
+mod http;
+pub mod image;
+mod install;
+pub mod isolate;
+pub mod keeper;
+pub mod kubernetes;
+mod kwok;
+pub mod layout;
+mod node;
+pub mod openbao;
+mod postgres;
+pub mod process;
+mod registry;
+pub mod servers;
+pub mod token;
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdin, Command as StdCommand, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use reqwest::Method;
+use serde_json::Value;
+use tokio::process::Command;
+use tokio::sync::OnceCell;
+
+use self::kubernetes::Cluster;
+use self::layout::{Facts, Settings};
+use self::token::{IdToken, IssuerKey};
+use crate::progress::Event;
+use crate::wait::{Look, until};
+
+/// The stand of this process's scenarios. Never dropped: the end of the process ends the stand.
+static SHARED: OnceCell<Stand> = OnceCell::const_new();
+
+/// Who ends a stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// The process that starts it: the stand ends with it.
+    Starter,
+    /// Whoever says `stand down`; but a start that is broken off leaves nothing.
+    Anyone,
+}
+
+/// A running stand, as its users see it.
+pub struct Stand {
+    facts: Facts,
+    key: IssuerKey,
+    cluster: Cluster,
+    /// Held only by the owner: when it closes, the keeper ends the stand.
+    _life: Option<ChildStdin>,
+}
+
+impl Stand {
+    /// The stand that all scenarios of this process share: the one that `QUAYMASTER_STAND` names, or one that is
+    /// started now and ends with this process.
+    ///
+    /// # Errors
+    /// When it cannot be started; the error says what to do.
+    pub async fn shared() -> Result<&'static Self> {
+        SHARED
+            .get_or_try_init(|| async {
+                let settings = Settings::read()?;
+                if let Some(name) = &settings.attach {
+                    return Self::attach(&settings, name);
+                }
+                let name = format!("test-{}", std::process::id());
+                Self::start(&settings, &name, Owner::Starter, show).await
+            })
+            .await
+    }
+
+    /// Starts a stand and waits until everything in it answers; `tell` gets what happens meanwhile.
+    ///
+    /// # Errors
+    /// When a server does not come up or something is missing.
+    pub async fn start(
+        settings: &Settings,
+        name: &str,
+        owner: Owner,
+        tell: fn(&Event),
+    ) -> Result<Self> {
+        let (settings, name) = (settings.clone(), name.to_owned());
+        tokio::task::spawn_blocking(move || {
+            let life = launch(&name, owner, tell)?;
+            Ok(Self {
+                _life: life,
+                ..Self::attach(&settings, &name)?
+            })
+        })
+        .await?
+    }
+
+    /// Uses a stand that is running already.
+    ///
+    /// # Errors
+    /// When there is none of that name.
+    pub fn attach(settings: &Settings, name: &str) -> Result<Self> {
+        let state = settings.state(name);
+        let facts = Facts::read(&state)
+            .with_context(|| format!("no stand `{name}` is running; `stand up` starts one"))?;
+        let key = IssuerKey::load(&state.join("issuer.json"))?;
+        let cluster = Cluster::at(facts.site.clone(), facts.kubeconfig_admin.clone());
+        Ok(Self {
+            facts,
+            key,
+            cluster,
+            _life: None,
+        })
+    }
+
+    /// Ends a stand and waits until nothing of it is left.
+    ///
+    /// # Errors
+    /// When it does not end in time.
+    pub async fn stop(settings: &Settings, name: &str) -> Result<()> {
+        let state = settings.state(name);
+        if let Ok(facts) = Facts::read(&state)
+            && let Some(pid) = i32::try_from(facts.keeper)
+                .ok()
+                .and_then(rustix::process::Pid::from_raw)
+        {
+            // A keeper that is gone already is swept below.
+            rustix::process::kill_process(pid, rustix::process::Signal::TERM).ok();
+        }
+        until("the stand to end", Duration::from_secs(60), async || {
+            keeper::sweep(settings);
+            if state.exists() {
+                Look::NotYet(format!("{} is still there", state.display()))
+            } else {
+                Look::Ready(())
+            }
+        })
+        .await
+    }
+
+    /// Addresses, files and keys.
+    #[must_use]
+    pub const fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// The cluster, with all rights.
+    #[must_use]
+    pub const fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// Runs kubectl with all rights and returns what it printed.
+    ///
+    /// # Errors
+    /// When kubectl fails; with what it said.
+    pub async fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        self.cluster.kubectl(arguments).await
+    }
+
+    /// Makes `namespace` and lets jobs of project `project_id` deploy into it.
+    ///
+    /// # Errors
+    /// When the cluster refuses.
+    pub async fn grant_project(&self, namespace: &str, project_id: &str) -> Result<()> {
+        access::grant_project(&self.cluster, namespace, project_id).await
+    }
+
+    /// Calls OpenBao with all rights; returns status and body.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn vault(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<(u16, Value)> {
+        http::vault(
+            &self.facts.vault_addr,
+            &self.facts.vault_root_token,
+            method,
+            path,
+            body,
+        )
+        .await
+    }
+
+    /// Calls OpenBao with another token, or none when it is empty.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn vault_as(
+        &self,
+        token: &str,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<(u16, Value)> {
+        http::vault(&self.facts.vault_addr, token, method, path, body).await
+    }
+
+    /// A token of an ordinary job of project 42, to be changed and signed.
+    ///
+    /// # Errors
+    /// When the machine has no randomness.
+    pub fn token(&self) -> Result<IdToken> {
+        IdToken::new(&self.facts.issuer)
+    }
+
+    /// Signs a token with the issuer's key.
+    ///
+    /// # Errors
+    /// When signing fails.
+    pub fn sign(&self, token: IdToken) -> Result<String> {
+        token.sign(&self.key)
+    }
+
+    /// The issuer's key, for tokens that are signed in another way.
+    #[must_use]
+    pub const fn issuer_key(&self) -> &IssuerKey {
+        &self.key
+    }
+
+    /// Lines for a shell that make its programs use this stand.
+    #[must_use]
+    pub fn exports(&self) -> String {
+        let facts = &self.facts;
+        let (jobs, admin) = agent::sockets(&facts.site.dir.join("agent"));
+        let pairs = [
+            ("KUBECONFIG", facts.kubeconfig_admin.display().to_string()),
+            (
+                "QUAYMASTER_AGENT_KUBECONFIG",
+                facts.kubeconfig_agent.display().to_string(),
+            ),
+            ("VAULT_ADDR", facts.vault_addr.clone()),
+            ("VAULT_TOKEN", facts.vault_root_token.clone()),
+            ("BAO_ADDR", facts.vault_addr.clone()),
+            ("BAO_TOKEN", facts.vault_root_token.clone()),
+            ("REGISTRY", facts.registry.clone()),
+            ("REGISTRY_ADDR", facts.registry_addr.clone()),
+            ("CI_SERVER_URL", facts.issuer.clone()),
+            ("QUAYMASTER_ISSUER", facts.issuer.clone()),
+            ("QUAYMASTER_SOCKET", jobs.display().to_string()),
+            ("QUAYMASTER_ADMIN_SOCKET", admin.display().to_string()),
+            ("QUAYMASTER_STAND", facts.site.name.clone()),
+            (
+                "KUBECTL",
+                facts.site.program("kubectl").display().to_string(),
+            ),
+        ];
+        pairs
+            .iter()
+            .map(|(name, value)| format!("export {name}='{value}'\n"))
+            .collect()
+    }
+
+    /// A command that runs inside the stand, where ports are the well-known ones; without namespaces, here.
+    pub fn inside(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        match self.facts.inner {
+            Some(pid) => isolate::inside(pid, &self.facts.site, program),
+            None => process::command(&self.facts.site, program),
+        }
+    }
+
+    /// Sends a signal (`KILL`, `STOP`, `CONT`, ...) to a server. One that ends is started again.
+    ///
+    /// # Errors
+    /// When there is no such server.
+    pub async fn signal(&self, server: &str, signal: &str) -> Result<()> {
+        let file = self.facts.site.dir.join("pids").join(server);
+        let pid =
+            std::fs::read_to_string(&file).with_context(|| format!("no server `{server}`"))?;
+        process::run(self.inside("kill").args(["-s", signal, pid.trim()]))
+            .await
+            .map(drop)
+    }
+
+    /// Builds an image from a Dockerfile and pushes it as `name` (with a tag, without the registry); returns the
+    /// reference by digest, as a deploy uses it.
+    ///
+    /// # Errors
+    /// When buildah fails, or there is no node that could run it.
+    pub async fn build_and_push(
+        &self,
+        context: &Path,
+        dockerfile: &Path,
+        name: &str,
+        arguments: &[(&str, &str)],
+    ) -> Result<String> {
+        image::build_and_push(self, context, dockerfile, name, arguments).await
+    }
+
+    /// Pushes the demo's base image, which is made first if no stand had it yet; returns its name.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub async fn base_image(&self) -> Result<String> {
+        image::push_python(&self.facts.site, &self.facts.registry_addr).await?;
+        Ok(format!("{}/{}", self.facts.registry, image::PYTHON))
+    }
+
+    /// Name of the tiny image that every stand has: busybox, with all its applets.
+    #[must_use]
+    pub fn busybox(&self) -> String {
+        format!("{}/{}", self.facts.registry, image::BUSYBOX)
+    }
+}
+
+/// Starts the keeper and follows it until the stand is ready. Blocks.
+fn launch(name: &str, owner: Owner, tell: fn(&Event)) -> Result<Option<ChildStdin>> {
+    let mut command = StdCommand::new(program()?);
+    command
+        .args(["keep", name])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .process_group(0);
+    let mut keeper = command
+        .spawn()
+        .context("starting the keeper of the stand")?;
+    let life = keeper.stdin.take();
+    let output = keeper.stdout.take().context("the keeper has an output")?;
+    for line in BufReader::new(output).lines() {
+        match serde_json::from_str(&line?)
+            .context("the keeper said something else than an event")?
+        {
+            Event::Ready => return let_go(life, owner),
+            Event::Failed(why) => bail!("{why}"),
+            event @ (Event::Step { .. } | Event::Note(_) | Event::Up(..)) => tell(&event),
+        }
+    }
+    bail!("the keeper of the stand ended without a word")
+}
+
+fn let_go(life: Option<ChildStdin>, owner: Owner) -> Result<Option<ChildStdin>> {
+    match (owner, life) {
+        (Owner::Starter, life) => Ok(life),
+        (Owner::Anyone, Some(mut line)) => {
+            line.write_all(keeper::LET_GO)?;
+            Ok(None)
+        }
+        (Owner::Anyone, None) => Ok(None),
+    }
+}
+
+/// Shows an event on standard error, also from within a test, whose prints are kept back.
+pub fn show(event: &Event) {
+    if let Some(line) = event.line() {
+        drop(writeln!(std::io::stderr(), "{line}"));
+    }
+}
+
+/// The program `stand`: this one, or the one beside the test that runs.
+fn program() -> Result<PathBuf> {
+    let own = std::env::current_exe().context("finding this program")?;
+    if own.file_name().is_some_and(|name| name == "stand") {
+        return Ok(own);
+    }
+    let places = own.ancestors().skip(1).take(2).map(|dir| dir.join("stand"));
+    places
+        .into_iter()
+        .find(|path| path.is_file())
+        .context("the program `stand` is not built; cargo build -p tests --bin stand")
+}
