@@ -1,3 +1,3 @@
-//! Scenarios on the stand, one file a topic.
+//! All scenarios and repository checks, one module a subject.
 
-mod stand;
+mod tidy;

@@ -4,6 +4,8 @@
 //! against it and looks at what the servers say. Nothing is imitated but GitLab, which cannot be had from
 //! the registries. Invariant: what a test starts ends with the test process, even when that is killed.
 
+pub mod client;
+pub mod faults;
 pub mod progress;
 pub mod stand;
 pub mod wait;
