@@ -1,18 +1,88 @@
-//! The map of Quaymaster. (To be written in full when the parts stand.)
+//! The map of Quaymaster: what the parts are, how a request flows, what must stay true.
 //!
-//! The order of the modules is their dependency order: a module uses only those above it.
+//! Quaymaster is a long-lived agent beside a GitLab Runner. A CI job hands it a token and a bundle
+//! over a unix socket. The agent fetches secrets from Vault or OpenBao, writes them as Kubernetes
+//! Secrets, applies the manifests as the job (by impersonation), watches the rollout, and tells the
+//! job the truth. No cluster credential and no secret value enters the job.
+//!
+//! # How one request flows
+//!
+//! ```text
+//! job ── HTTP/1.1 over a unix socket ──▶ http      limits, routes, problems
+//!                                         │
+//!                                         ▼
+//!                                        auth      who is this?       → Principal
+//!                                         ▼
+//!                      deploy::{bundle, request}   what is asked?     → Request
+//!                                         ▼
+//!                              deploy::authorize   may they?          → Permit     (unforgeable)
+//!                                         ▼
+//!                                        runs      one tracked task a run, journal, idempotency
+//!                                         ▼
+//!                                deploy::engine    the story of one run:
+//!                                  check::access   does RBAC agree?
+//!                                  resolve         which values?      → Draft, later ResolvedSecrets
+//!                                  plan            what changes?      → Plan       (printable)
+//!                                  check::dry_run  would the server take it?
+//!                                  apply           do it              → Applied
+//!                                  watch           did it work?       → Outcome
+//!                                  report          tell it            → proto::report
+//! ```
+//!
+//! # Crates
+//!
+//! * `proto`: wire types, ids, events, problems. Serde only.
+//! * `deploy`: the brain. Decides everything, touches nothing but its ports ([`deploy::ports`]).
+//! * `agent` (this crate, binary `quaymasterd`): adapters and the process.
+//! * `client` (binary `quaymaster`): what a job runs. No TLS, knows `proto` only.
+//! * `tests`: the stand (real servers), scenarios, benchmarks, repository checks.
+//!
+//! # Invariants
+//!
+//! 1. A stage takes the proof of the stage before: no plan without a [`deploy::authorize::Permit`],
+//!    no write without a [`deploy::plan::Plan`], no verdict without [`deploy::apply::Applied`].
+//! 2. Objects are decided on after parsing, and the very same objects are applied.
+//! 3. Secret values have one type, [`deploy::secret::Secret`], revealed in [`vault`] and [`cluster`]
+//!    only; everything that leaves towards the job passes [`deploy::redact`].
+//! 4. Every outgoing call is bounded. A timed-out write is unknown: look first, then decide.
+//! 5. A run outlives its connection and is never dropped half way: it is cancelled between writes.
+//! 6. Before a run writes, the journal says so; after a kill the agent tells how far it came.
+//! 7. The agent's own identity in a cluster can do little more than impersonate.
+//!
+//! # Deliberately absent
+//!
+//! No gRPC, no web interface, no template language for manifests, no store or consensus of our own,
+//! no image builds inside the agent, no expansion of variables (the client does that).
+//!
+//! # Recipes
+//!
+//! * An endpoint: a route in [`http`], its types in `proto`, a path in `openapi.json` (a test compares
+//!   them), a scenario in `tests/it`.
+//! * A port method: the contract in [`deploy::ports`], the double in `deploy::fakes`, the adapter, a
+//!   case in `tests/it/contract.rs`.
+//! * A cause of a failed rollout: a file or function below `deploy/src/cause/`, a unit test with the
+//!   JSON that the cluster showed, a scenario on the real kubelet.
+//! * An error: a variant beside its operation with fields for context; its class; a line in
+//!   [`deploy::report`].
+//!
+//! # Reading order
+//!
+//! This page, `deploy/src/engine.rs` (the story of one run), `deploy/src/ports.rs`,
+//! `agent/src/runs.rs`, `agent/src/app.rs`, `tests/it/deploy.rs`.
+//!
+//! The order of the modules below is their dependency order: a module uses only those above it.
 
-pub mod app;
 pub mod args;
-pub mod auth;
-pub mod clock;
-pub mod cluster;
 pub mod config;
-pub mod http;
-pub mod journal;
-pub mod lifecycle;
-pub mod metrics;
-pub mod readiness;
-pub mod runs;
 pub mod telemetry;
+pub mod metrics;
+pub mod lifecycle;
+pub mod readiness;
+pub mod clock;
+pub mod journal;
 pub mod vault;
+pub mod cluster;
+pub mod auth;
+pub mod runs;
+pub mod http;
+pub mod app;
