@@ -72,17 +72,17 @@
 //!
 //! The order of the modules below is their dependency order: a module uses only those above it.
 
-pub mod args;
-pub mod config;
-pub mod telemetry;
-pub mod metrics;
-pub mod lifecycle;
-pub mod readiness;
-pub mod clock;
-pub mod journal;
-pub mod vault;
-pub mod cluster;
-pub mod auth;
-pub mod runs;
-pub mod http;
 pub mod app;
+pub mod args;
+pub mod auth;
+pub mod clock;
+pub mod cluster;
+pub mod config;
+pub mod http;
+pub mod journal;
+pub mod lifecycle;
+pub mod metrics;
+pub mod readiness;
+pub mod runs;
+pub mod telemetry;
+pub mod vault;

@@ -142,7 +142,7 @@ async fn serve(mut client: TcpStream, target: String, shared: Arc<Shared>) {
     match fault {
         Fault::Refuse => shared.meet(),
         Fault::Answer(status, headers, body) => {
-            answer(&mut client, status, &headers, &body, &shared).await
+            answer(&mut client, status, &headers, &body, &shared).await;
         }
         Fault::None | Fault::Delay(_) | Fault::CutAnswer => relay(client, &target, &shared).await,
     }

@@ -9,3 +9,4 @@ pub mod faults;
 pub mod progress;
 pub mod stand;
 pub mod wait;
+pub mod world;

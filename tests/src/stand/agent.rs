@@ -26,67 +26,107 @@ pub fn sockets(dir: &Path) -> (PathBuf, PathBuf) {
     )
 }
 
+/// What an agent's configuration is written from.
+#[derive(Debug, Clone)]
+pub struct AgentSite {
+    /// Folder of the sockets and the state.
+    pub dir: PathBuf,
+    /// The policy's file.
+    pub policy: PathBuf,
+    /// The agent's own kubeconfig.
+    pub kubeconfig: PathBuf,
+    /// The issuer of id_tokens.
+    pub issuer: String,
+    /// Vault's address.
+    pub vault: String,
+}
+
+/// Returns the text of an agent's configuration.
+#[must_use]
+pub fn config(site: &AgentSite) -> String {
+    let (jobs, admin) = sockets(&site.dir);
+    format!(
+        r#"# Written by the stand.
+state_dir = "{state}"
+policy = "{policy}"
+
+[socket]
+jobs = "{jobs}"
+admin = "{admin}"
+
+[issuer]
+url = "{issuer}"
+audience = "{AUDIENCE}"
+
+[vault]
+address = "{vault}"
+
+[cluster.stand]
+kubeconfig = "{kubeconfig}"
+"#,
+        state = site.dir.join("state").display(),
+        policy = site.policy.display(),
+        jobs = jobs.display(),
+        admin = admin.display(),
+        issuer = site.issuer,
+        vault = site.vault,
+        kubeconfig = site.kubeconfig.display(),
+    )
+}
+
+/// The sample's policy: jobs of project 42 on protected refs deploy into the namespace `flask`.
+const POLICY: &str = r#"# Written by the stand.
+version = 1
+
+[[rule]]
+id = "flask-demo"
+[rule.match]
+project_id = 42
+ref_protected = true
+[rule.vault]
+role = "flask-demo"
+paths = ["kv/flask/*", "kv1/flask/*", "database/creds/flask"]
+[rule.cluster.stand]
+namespaces = ["flask"]
+kinds = ["apps/Deployment", "v1/Service", "v1/ConfigMap"]
+secrets = ["flask-*"]
+require_digest = true
+"#;
+
 /// Writes configuration and policy of an agent on this stand to `dir`; returns the configuration's path.
 ///
 /// # Errors
 /// When the folder cannot be written to.
 pub fn write_agent_config(dir: &Path, stand: &Stand) -> Result<PathBuf> {
     let facts = stand.facts();
-    let (jobs, admin) = sockets(dir);
-    let policy = dir.join("policy.toml");
-    let config = format!(
-        r#"# Written by the stand.
-state = "{state}"
-policy = "{policy}"
-
-[sockets]
-jobs = "{jobs}"
-admin = "{admin}"
-
-[gitlab]
-issuer = "{issuer}"
-audience = "{AUDIENCE}"
-
-[vault]
-address = "{vault}"
-
-[clusters.stand]
-kubeconfig = "{kubeconfig}"
-"#,
-        state = dir.join("state").display(),
-        policy = policy.display(),
-        jobs = jobs.display(),
-        admin = admin.display(),
-        issuer = facts.issuer,
-        vault = facts.vault_addr,
-        kubeconfig = facts.kubeconfig_agent.display(),
-    );
-    let rule = r#"# Written by the stand: jobs of project 42 on protected refs deploy into the namespace `flask`.
-[[rule]]
-name = "flask-demo"
-match = { project_id = "42", ref_protected = "true" }
-vault = { role = "flask-demo", paths = ["kv/flask/*", "kv1/flask/*", "database/creds/flask"] }
-clusters = ["stand"]
-namespaces = ["flask"]
-kinds = ["Deployment", "Service", "ConfigMap", "Secret"]
-secrets = ["*"]
-"#;
-    for socket in [&jobs, &admin] {
-        if let Some(parent) = socket.parent() {
-            fs::create_dir_all(parent)?;
-        }
-    }
-    fs::write(&policy, rule)?;
+    let site = AgentSite {
+        dir: dir.to_owned(),
+        policy: dir.join("policy.toml"),
+        kubeconfig: facts.kubeconfig_agent.clone(),
+        issuer: facts.issuer.clone(),
+        vault: facts.vault_addr.clone(),
+    };
+    fs::create_dir_all(dir)?;
+    fs::write(&site.policy, POLICY)?;
     let path = dir.join("quaymaster.toml");
-    fs::write(&path, config).with_context(|| format!("writing {}", path.display()))?;
+    fs::write(&path, config(&site)).with_context(|| format!("writing {}", path.display()))?;
     Ok(path)
 }
 
-/// Builds the agent and returns its program: the debug build of this checkout.
+/// The programs of this checkout, as debug builds.
+#[derive(Debug, Clone)]
+pub struct Programs {
+    /// `quaymasterd`.
+    pub agent: PathBuf,
+    /// `quaymaster`.
+    pub client: PathBuf,
+}
+
+/// Builds agent and client of this checkout.
 ///
 /// # Errors
-/// When it does not build.
-pub async fn build() -> Result<PathBuf> {
+/// When they do not build.
+pub async fn build() -> Result<Programs> {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut command = Command::new("cargo");
     command.current_dir(manifest).args([
@@ -94,19 +134,29 @@ pub async fn build() -> Result<PathBuf> {
         "--quiet",
         "-p",
         "agent",
-        "--bin",
-        "quaymasterd",
+        "-p",
+        "client",
+        "--bins",
         "--message-format=json",
     ]);
     let text = process::run_with(&mut command, None, BUILD)
         .await
-        .context("building the agent")?;
-    let messages = text
+        .context("building agent and client")?;
+    let executables: Vec<PathBuf> = text
         .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let mut executables =
-        messages.filter_map(|message| message["executable"].as_str().map(PathBuf::from));
-    executables
-        .next_back()
-        .context("cargo named no program of the agent")
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .collect();
+    let find = |name: &str| {
+        let found = executables
+            .iter()
+            .find(|path| path.file_name().is_some_and(|file| file == name));
+        found
+            .cloned()
+            .with_context(|| format!("cargo named no program {name}"))
+    };
+    Ok(Programs {
+        agent: find("quaymasterd")?,
+        client: find("quaymaster")?,
+    })
 }

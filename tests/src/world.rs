@@ -1,0 +1,533 @@
+//! One scenario's world: an agent process of its own on the shared stand, with a namespace, a project, a
+//! Vault role and paths, and a fault proxy before Vault and before the API server.
+//!
+//! A scenario says `World::new("name").await?`, deploys bundles and looks at what the servers say. Nothing
+//! is shared between two worlds but the servers. Invariant: dropping a world kills its agent; everything
+//! else ends with the stand.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use anyhow::Result;
+use anyhow::bail;
+use reqwest::Method;
+use serde_json::Value;
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::process::Child;
+use tokio::process::Command;
+use tokio::sync::OnceCell;
+
+use crate::client::Answer;
+use crate::client::Client;
+use crate::faults::Faults;
+use crate::stand::Stand;
+use crate::stand::agent;
+use crate::stand::agent::AgentSite;
+use crate::stand::openbao::jwt_role;
+use crate::wait::Look;
+use crate::wait::until;
+
+/// The agent's program, built once for all scenarios of this process.
+static PROGRAMS: OnceCell<agent::Programs> = OnceCell::const_new();
+/// Makes the names of worlds differ.
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+/// The programs under test.
+///
+/// # Errors
+/// When they do not build.
+pub async fn programs() -> Result<&'static agent::Programs> {
+    PROGRAMS.get_or_try_init(agent::build).await
+}
+
+/// One scenario's world.
+pub struct World {
+    /// The servers.
+    pub stand: &'static Stand,
+    /// The namespace that the rule grants.
+    pub namespace: String,
+    /// The project that the rule is for.
+    pub project: String,
+    /// Name of the Vault role, and of the folders below `kv/` and `kv1/`.
+    pub role: String,
+    /// The proxy before Vault.
+    pub vault: Faults,
+    /// The proxy before the API server.
+    pub api: Faults,
+    dir: TempDir,
+    agent: Option<Child>,
+}
+
+/// How a deploy ended.
+#[derive(Debug)]
+pub struct Finished {
+    /// The run's id; empty when it was refused by the POST itself.
+    pub id: String,
+    /// The answer of `/result`, or of the POST that refused.
+    pub answer: Answer,
+    /// The text log; empty when it was refused.
+    pub log: String,
+}
+
+impl Finished {
+    /// Returns the HTTP status.
+    #[must_use]
+    pub const fn status(&self) -> u16 {
+        self.answer.status
+    }
+
+    /// Returns the stable code of the problem; empty when it succeeded.
+    #[must_use]
+    pub fn code(&self) -> String {
+        self.answer.code()
+    }
+
+    /// Returns the body of the answer.
+    ///
+    /// # Errors
+    /// When it is not JSON.
+    pub fn json(&self) -> Result<Value> {
+        self.answer.json()
+    }
+
+    /// Returns the kinds of the causes, the likeliest first.
+    #[must_use]
+    pub fn causes(&self) -> Vec<String> {
+        let body = self.json().unwrap_or_default();
+        let causes = body["causes"].as_array().cloned().unwrap_or_default();
+        causes
+            .iter()
+            .filter_map(|cause| cause["kind"].as_str().map(str::to_owned))
+            .collect()
+    }
+}
+
+impl World {
+    /// Makes a world and starts its agent.
+    ///
+    /// # Errors
+    /// When a server refuses something or the agent does not become ready.
+    pub async fn new(name: &str) -> Result<Self> {
+        let mut world = Self::without_agent(name).await?;
+        world.start_agent().await?;
+        Ok(world)
+    }
+
+    /// Makes a world whose agent is not started yet.
+    ///
+    /// # Errors
+    /// When a server refuses something.
+    pub async fn without_agent(name: &str) -> Result<Self> {
+        let stand = Stand::shared().await?;
+        let number = NEXT.fetch_add(1, Ordering::Relaxed) + 1;
+        let project = (1000 + number).to_string();
+        let role = format!("t{number}-{name}");
+        let facts = stand.facts();
+        let vault = Faults::to(facts.vault_addr.trim_start_matches("http://")).await?;
+        let api = Faults::to(facts.api.trim_start_matches("https://")).await?;
+        let dir = TempDir::with_prefix("qm-")?;
+        let namespace = role.clone();
+        stand.grant_project(&namespace, &project).await?;
+        let world = Self {
+            stand,
+            namespace,
+            project,
+            role,
+            vault,
+            api,
+            dir,
+            agent: None,
+        };
+        world.furnish_vault().await?;
+        fs::write(world.policy_path(), world.policy())?;
+        world.write_config()?;
+        Ok(world)
+    }
+
+    async fn furnish_vault(&self) -> Result<()> {
+        let role = &self.role;
+        let policy = format!(
+            r#"path "kv/data/{role}/*" {{ capabilities = ["read"] }}
+path "kv1/{role}/*" {{ capabilities = ["read"] }}
+path "database/creds/flask" {{ capabilities = ["read"] }}
+path "auth/token/revoke-self" {{ capabilities = ["update"] }}
+path "auth/token/lookup-self" {{ capabilities = ["read"] }}
+path "sys/leases/revoke" {{ capabilities = ["update"] }}
+path "sys/internal/ui/mounts/*" {{ capabilities = ["read"] }}
+"#
+        );
+        self.vault_write(
+            &format!("sys/policies/acl/{role}"),
+            json!({ "policy": policy }),
+        )
+        .await?;
+        let bound = json!({ "project_id": self.project });
+        self.vault_write(&format!("auth/jwt/role/{role}"), jwt_role(&bound, &[role]))
+            .await
+    }
+
+    /// Writes to OpenBao with all rights.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub async fn vault_write(&self, path: &str, body: Value) -> Result<()> {
+        let (status, answer) = self.stand.vault(Method::POST, path, Some(&body)).await?;
+        if !(200..300).contains(&status) {
+            bail!("OpenBao answered {status} at {path}: {answer}");
+        }
+        Ok(())
+    }
+
+    /// Writes a KV v2 secret `kv/<role>/<name>`; returns the path that a spec names.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub async fn put(&self, name: &str, fields: Value) -> Result<String> {
+        let path = format!("{}/{name}", self.role);
+        self.vault_write(&format!("kv/data/{path}"), json!({ "data": fields }))
+            .await?;
+        Ok(format!("kv/{path}"))
+    }
+
+    /// Returns the text of the policy that a world starts with.
+    #[must_use]
+    pub fn policy(&self) -> String {
+        let Self {
+            project,
+            role,
+            namespace,
+            ..
+        } = self;
+        format!(
+            r#"version = 1
+
+[[rule]]
+id = "{role}"
+[rule.match]
+project_id = {project}
+ref_protected = true
+[rule.vault]
+role = "{role}"
+paths = ["kv/{role}/*", "kv1/{role}/*", "database/creds/flask"]
+[rule.cluster.stand]
+namespaces = ["{namespace}"]
+kinds = ["apps/Deployment", "apps/StatefulSet", "apps/DaemonSet", "batch/Job", "v1/Pod", "v1/Service",
+  "v1/ConfigMap", "v1/PersistentVolumeClaim"]
+secrets = ["app-*"]
+require_digest = false
+"#
+        )
+    }
+
+    /// Where the policy is, to be changed before the agent starts.
+    #[must_use]
+    pub fn policy_path(&self) -> PathBuf {
+        self.dir.path().join("policy.toml")
+    }
+
+    fn write_config(&self) -> Result<()> {
+        let kubeconfig = fs::read_to_string(&self.stand.facts().kubeconfig_agent)?;
+        let proxied = kubeconfig.replace(
+            &self.stand.facts().api,
+            &format!("https://{}", self.api.address()),
+        );
+        let path = self.dir.path().join("kubeconfig");
+        fs::write(&path, proxied)?;
+        let site = AgentSite {
+            dir: self.dir.path().to_owned(),
+            policy: self.policy_path(),
+            kubeconfig: path,
+            issuer: self.stand.facts().issuer.clone(),
+            vault: format!("http://{}", self.vault.address()),
+        };
+        fs::write(self.config_path(), agent::config(&site))?;
+        Ok(())
+    }
+
+    /// Where the agent's configuration is.
+    #[must_use]
+    pub fn config_path(&self) -> PathBuf {
+        self.dir.path().join("quaymaster.toml")
+    }
+
+    /// The folder of this world: state, sockets, the agent's own log.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// What the agent wrote to its standard error.
+    ///
+    /// # Errors
+    /// When there is no such file yet.
+    pub fn agent_log(&self) -> Result<String> {
+        Ok(fs::read_to_string(self.dir.path().join("agent.log"))?)
+    }
+
+    /// Starts the agent and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it ends or does not become ready; with the end of its log.
+    pub async fn start_agent(&mut self) -> Result<()> {
+        self.spawn_agent().await?;
+        let admin = self.admin();
+        let ready = until(
+            "the agent to be ready",
+            Duration::from_secs(20),
+            async || {
+                if let Some(status) = self
+                    .agent
+                    .as_mut()
+                    .and_then(|agent| agent.try_wait().ok().flatten())
+                {
+                    return Look::Hopeless(anyhow::anyhow!("the agent ended: {status}"));
+                }
+                match admin.get("/readyz").await {
+                    Ok(answer) if answer.status == 200 => Look::Ready(()),
+                    Ok(answer) => Look::NotYet(answer.text()),
+                    Err(error) => Look::NotYet(format!("{error:#}")),
+                }
+            },
+        )
+        .await;
+        ready.with_context(|| self.agent_log().unwrap_or_default())
+    }
+
+    /// Starts the agent without waiting for it.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub async fn spawn_agent(&mut self) -> Result<()> {
+        let program = &programs().await?.agent;
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.dir.path().join("agent.log"))?;
+        let child = Command::new(program)
+            .arg("--config")
+            .arg(self.config_path())
+            .env_clear()
+            .stdin(Stdio::null())
+            .stdout(Stdio::from(log.try_clone()?))
+            .stderr(Stdio::from(log))
+            .kill_on_drop(true)
+            .spawn()
+            .context("starting the agent")?;
+        self.agent = Some(child);
+        Ok(())
+    }
+
+    /// Returns the agent's process id.
+    #[must_use]
+    pub fn agent_pid(&self) -> Option<u32> {
+        self.agent.as_ref().and_then(Child::id)
+    }
+
+    /// Sends the agent a signal.
+    ///
+    /// # Errors
+    /// When there is no agent.
+    pub fn signal_agent(&self, signal: rustix::process::Signal) -> Result<()> {
+        let pid = self
+            .agent_pid()
+            .and_then(|pid| i32::try_from(pid).ok())
+            .and_then(rustix::process::Pid::from_raw);
+        Ok(rustix::process::kill_process(
+            pid.context("the agent does not run")?,
+            signal,
+        )?)
+    }
+
+    /// Waits until the agent has ended; returns its exit code, unset after a signal.
+    ///
+    /// # Errors
+    /// When it does not end in time.
+    pub async fn agent_ended(&mut self, within: Duration) -> Result<Option<i32>> {
+        let agent = self.agent.as_mut().context("the agent does not run")?;
+        let status = tokio::time::timeout(within, agent.wait())
+            .await
+            .context("the agent did not end")??;
+        self.agent = None;
+        Ok(status.code())
+    }
+
+    /// Kills the agent as nobody can prepare for.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub async fn kill_agent(&mut self) -> Result<()> {
+        self.signal_agent(rustix::process::Signal::KILL)?;
+        self.agent_ended(Duration::from_secs(10)).await.map(drop)
+    }
+
+    /// Returns the jobs socket.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        agent::sockets(self.dir.path()).0
+    }
+
+    /// A caller of the jobs socket without a token.
+    #[must_use]
+    pub fn nobody(&self) -> Client {
+        Client::new(&self.socket())
+    }
+
+    /// A caller of the admin socket.
+    #[must_use]
+    pub fn admin(&self) -> Client {
+        Client::new(&agent::sockets(self.dir.path()).1)
+    }
+
+    /// A good token of a job of this world's project, to be changed and signed.
+    ///
+    /// # Errors
+    /// When the machine has no randomness.
+    pub fn token(&self) -> Result<crate::stand::token::IdToken> {
+        Ok(self
+            .stand
+            .token()?
+            .project(&self.project, &format!("team/{}", self.role)))
+    }
+
+    /// A caller of the jobs socket with a good token.
+    ///
+    /// # Errors
+    /// When signing fails.
+    pub fn job(&self) -> Result<Client> {
+        Ok(self.nobody().bearer(&self.stand.sign(self.token()?)?))
+    }
+
+    /// Posts a bundle as a good job; returns the answer.
+    ///
+    /// # Errors
+    /// When the agent does not answer.
+    pub async fn post(&self, files: &[(&str, &str)]) -> Result<Answer> {
+        post(&self.job()?, "/v1/deploys", files).await
+    }
+
+    /// Deploys a bundle as a good job and waits for the end.
+    ///
+    /// # Errors
+    /// When the agent does not answer.
+    pub async fn deploy(&self, files: &[(&str, &str)]) -> Result<Finished> {
+        self.deploy_as(&self.job()?, "/v1/deploys", files).await
+    }
+
+    /// Asks for the plan of a bundle and waits for the end.
+    ///
+    /// # Errors
+    /// When the agent does not answer.
+    pub async fn plan(&self, files: &[(&str, &str)]) -> Result<Finished> {
+        self.deploy_as(&self.job()?, "/v1/deploys?dry_run=true", files)
+            .await
+    }
+
+    /// Deploys as any caller and waits for the end.
+    ///
+    /// # Errors
+    /// When the agent does not answer.
+    pub async fn deploy_as(
+        &self,
+        client: &Client,
+        path: &str,
+        files: &[(&str, &str)],
+    ) -> Result<Finished> {
+        let answer = post(client, path, files).await?;
+        if answer.status != 202 {
+            return Ok(Finished {
+                id: String::new(),
+                answer,
+                log: String::new(),
+            });
+        }
+        let id = answer.json()?["id"]
+            .as_str()
+            .context("the answer names the run")?
+            .to_owned();
+        self.finish(client, &id).await
+    }
+
+    /// Waits for the end of a run.
+    ///
+    /// # Errors
+    /// When the agent does not answer.
+    pub async fn finish(&self, client: &Client, id: &str) -> Result<Finished> {
+        let answer = client
+            .get(&format!("/v1/deploys/{id}/result?wait=170s"))
+            .await?;
+        let log = client
+            .clone()
+            .with("accept", "text/plain")
+            .get(&format!("/v1/deploys/{id}/events"))
+            .await?
+            .text();
+        Ok(Finished {
+            id: id.to_owned(),
+            answer,
+            log,
+        })
+    }
+
+    /// Runs kubectl in this world's namespace with all rights.
+    ///
+    /// # Errors
+    /// When kubectl fails.
+    pub async fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        let mut all = vec!["-n", self.namespace.as_str()];
+        all.extend(arguments);
+        self.stand.kubectl(&all).await
+    }
+
+    /// Reads a Secret of this world's namespace: its values by key.
+    ///
+    /// # Errors
+    /// When it does not exist.
+    pub async fn secret(&self, name: &str) -> Result<BTreeMap<String, String>> {
+        use base64::Engine as _;
+        let text = self.kubectl(&["get", "secret", name, "-o", "json"]).await?;
+        let body: Value = serde_json::from_str(&text)?;
+        let data = body["data"].as_object().context("the Secret has data")?;
+        data.iter()
+            .map(|(key, value)| {
+                let bytes = base64::engine::general_purpose::STANDARD
+                    .decode(value.as_str().unwrap_or_default())?;
+                Ok((key.clone(), String::from_utf8(bytes)?))
+            })
+            .collect()
+    }
+}
+
+/// Posts a bundle.
+///
+/// # Errors
+/// When the agent does not answer.
+pub async fn post(client: &Client, path: &str, files: &[(&str, &str)]) -> Result<Answer> {
+    client
+        .clone()
+        .with("content-type", "application/x-tar")
+        .send("POST", path, bundle(files)?)
+        .await
+}
+
+/// Packs files as a bundle.
+///
+/// # Errors
+/// When a name does not fit into a tar header.
+pub fn bundle(files: &[(&str, &str)]) -> Result<Vec<u8>> {
+    let mut archive = tar::Builder::new(Vec::new());
+    for (name, content) in files {
+        let mut header = tar::Header::new_ustar();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        archive.append_data(&mut header, name, content.as_bytes())?;
+    }
+    Ok(archive.into_inner()?)
+}
