@@ -5,6 +5,7 @@
 //! the registries. Invariant: what a test starts ends with the test process, even when that is killed.
 
 pub mod client;
+pub mod demo;
 pub mod faults;
 pub mod progress;
 pub mod stand;

@@ -14,6 +14,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use serde_json::Value;
+use tests::demo;
 use tests::progress::{Event, Progress};
 use tests::stand::keeper;
 use tests::stand::layout::{Settings, Site, check_name};
@@ -41,6 +42,8 @@ enum Verb {
     Token(Box<Token>),
     /// Builds and runs an agent on the stand, until it is interrupted.
     Agent(Name),
+    /// Shows the main job on a stand: build, deploy, the page, a failure; starts the stand if need be.
+    Demo(Name),
     /// Runs a command inside the stand's network, where ports are the well-known ones.
     Exec {
         #[command(flatten)]
@@ -161,6 +164,14 @@ async fn carry_out(verb: Verb) -> Result<()> {
             Ok(())
         }
         Verb::Token(options) => token(&settings, &options),
+        Verb::Demo(Name { name }) => {
+            let stand = if let Ok(stand) = Stand::attach(&settings, &name) {
+                stand
+            } else {
+                Stand::start(&settings, &name, Owner::Anyone, show).await?
+            };
+            demo::run(&stand, &|line| println!("{line}")).await
+        }
         Verb::Agent(Name { name }) => run_agent(&Stand::attach(&settings, &name)?).await,
         Verb::Exec { name, words } => {
             let stand = Stand::attach(&settings, &name.name)?;
