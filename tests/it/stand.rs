@@ -141,3 +141,38 @@ async fn killed_server_is_started_again() -> Result<()> {
     )
     .await
 }
+
+#[tokio::test]
+async fn image_is_built_from_the_base_image_and_runs_by_digest() -> Result<()> {
+    let stand = Stand::shared().await?;
+    if !stand.facts().has_node {
+        return Ok(());
+    }
+    let base = stand.base_image().await?;
+    let context = tempfile::tempdir()?;
+    let file = context.path().join("Dockerfile");
+    let run = "RUN pip install flask psycopg2\nCMD [\"python\", \"-c\", \"import flask, psycopg2; print('both')\"]";
+    std::fs::write(
+        &file,
+        format!("ARG BASE_IMAGE\nFROM ${{BASE_IMAGE}}\n{run}\n"),
+    )?;
+    let arguments = [("BASE_IMAGE", base.as_str())];
+    let image = stand
+        .build_and_push(context.path(), &file, "both:1", &arguments)
+        .await?;
+    stand.kubectl(&["create", "namespace", "built"]).await?;
+    let image = format!("--image={image}");
+    stand
+        .kubectl(&["-n", "built", "run", "one", &image, "--restart=Never"])
+        .await?;
+    until(
+        "the log of the pod",
+        Duration::from_secs(90),
+        async || match stand.kubectl(&["-n", "built", "logs", "one"]).await {
+            Ok(log) if log == "both\n" => Look::Ready(()),
+            Ok(log) => Look::NotYet(log),
+            Err(error) => Look::NotYet(format!("{error:#}")),
+        },
+    )
+    .await
+}
