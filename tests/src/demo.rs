@@ -41,10 +41,6 @@ pub type Say<'a> = &'a dyn Fn(&str);
 ///
 /// # Errors
 /// When a step does not do what it should; the error says which.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the demo tells people how long it took"
-)]
 pub async fn run(stand: &Stand, say: Say<'_>) -> Result<()> {
     let began = Instant::now();
     ensure!(

@@ -1,0 +1,232 @@
+//! Vault and the API server away, slow, throttling or cut: the run waits within its deadline, says so, goes on.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use anyhow::ensure;
+use serde_json::json;
+use tests::faults::Fault;
+use tests::wait::Look;
+use tests::wait::until;
+use tests::world::Finished;
+use tests::world::World;
+
+use crate::deploy::live_credentials;
+use crate::samples::config_map;
+use crate::samples::spec;
+use crate::samples::spec_with_secret;
+
+async fn deploy_one_secret(world: &World) -> Result<Finished> {
+    let path = world
+        .put("app", json!({ "password": "kept-secret" }))
+        .await?;
+    let spec = spec_with_secret(&path, "password");
+    world.deploy(&[("quaymaster.yaml", &spec)]).await
+}
+
+#[tokio::test]
+async fn vault_that_is_away_for_a_while_is_waited_for() -> Result<()> {
+    let rows = [
+        (
+            "sealed",
+            Fault::Answer(
+                503,
+                String::new(),
+                r#"{"errors":["Vault is sealed"]}"#.to_owned(),
+            ),
+        ),
+        (
+            "throttling",
+            Fault::Answer(
+                429,
+                "retry-after: 1\r\n".to_owned(),
+                r#"{"errors":["rate limit"]}"#.to_owned(),
+            ),
+        ),
+        (
+            "an error page",
+            Fault::Answer(502, String::new(), "<html>bad gateway</html>".to_owned()),
+        ),
+        ("refusing", Fault::Refuse),
+        ("cut", Fault::CutAnswer),
+    ];
+    for (what, fault) in rows {
+        let world = World::new("vaultaway").await?;
+        world.vault.set_times(fault, 2);
+        let done = deploy_one_secret(&world).await?;
+        ensure!(
+            done.status() == 200,
+            "{what}: {}\n{}",
+            done.answer.text(),
+            done.log
+        );
+        ensure!(
+            world.vault.met() >= 2,
+            "{what}: the fault was met {} times",
+            world.vault.met()
+        );
+        ensure!(
+            done.log.contains("trying again"),
+            "{what}: the log says so:\n{}",
+            done.log
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_really_sealed_vault_is_waited_for_and_named_at_the_deadline() -> Result<()> {
+    // The stand's own OpenBao is shared by all scenarios, so the seal is played at the proxy.
+    let world = World::new("sealed").await?;
+    world.vault.set(Fault::Answer(
+        503,
+        String::new(),
+        r#"{"errors":["Vault is sealed"]}"#.to_owned(),
+    ));
+    let path = world
+        .put("app", json!({ "password": "kept-secret" }))
+        .await?;
+    let spec = spec_with_secret(&path, "password").replace("60s", "4s");
+    let done = world.deploy(&[("quaymaster.yaml", &spec)]).await?;
+    ensure!(
+        done.status() == 424 && done.json()?["code"] == "vault_unavailable",
+        "{}",
+        done.answer.text()
+    );
+    ensure!(
+        world
+            .kubectl(&["get", "secret", "app-secret"])
+            .await
+            .is_err(),
+        "no Secret is written"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_api_server_that_restarts_is_waited_for() -> Result<()> {
+    let world = World::new("apiaway").await?;
+    let (spec, conf) = (spec(""), config_map("conf", "v"));
+    // The first deploy makes the agent know the kinds; then the server goes away under the second.
+    ensure!(
+        world
+            .deploy(&[("quaymaster.yaml", &spec), ("k8s/c.yaml", &conf)])
+            .await?
+            .status()
+            == 200
+    );
+    world.api.set(Fault::Refuse);
+    let conf = config_map("conf", "w");
+    let files = [
+        ("quaymaster.yaml", spec.as_str()),
+        ("k8s/c.yaml", conf.as_str()),
+    ];
+    let back = async {
+        until(
+            "the agent to meet the fault",
+            Duration::from_secs(30),
+            async || match world.api.met() {
+                met if met >= 3 => Look::Ready(()),
+                met => Look::NotYet(format!("met {met} times")),
+            },
+        )
+        .await?;
+        world.api.set(Fault::None);
+        anyhow::Ok(())
+    };
+    let (done, back) = tokio::join!(world.deploy(&files), back);
+    back?;
+    let done = done?;
+    ensure!(done.status() == 200, "{}\n{}", done.answer.text(), done.log);
+    ensure!(done.log.contains("trying again"), "{}", done.log);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_write_without_an_answer_is_looked_at_first() -> Result<()> {
+    let world = World::new("unanswered").await?;
+    let (spec, conf) = (spec(""), config_map("conf", "v"));
+    ensure!(
+        world
+            .deploy(&[("quaymaster.yaml", &spec), ("k8s/c.yaml", &conf)])
+            .await?
+            .status()
+            == 200
+    );
+    let conf = config_map("conf", "w");
+    world.api.set_times(Fault::CutAnswer, 4);
+    let done = world
+        .deploy(&[("quaymaster.yaml", &spec), ("k8s/c.yaml", &conf)])
+        .await?;
+    ensure!(done.status() == 200, "{}\n{}", done.answer.text(), done.log);
+    let value = world
+        .kubectl(&["get", "configmap", "conf", "-o", "jsonpath={.data.key}"])
+        .await?;
+    ensure!(value == "w", "{value}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn credentials_of_a_run_that_writes_nothing_are_revoked() -> Result<()> {
+    let world = World::new("revoke").await?;
+    // The second Secret's path is allowed by the rule and exists, but its policy in Vault is taken away.
+    let policy = "path \"database/creds/flask\" { capabilities = [\"read\"] }\npath \"sys/internal/ui/mounts/*\" { capabilities = [\"read\"] }\npath \"sys/leases/revoke\" { capabilities = [\"update\"] }\npath \"auth/token/revoke-self\" { capabilities = [\"update\"] }\n";
+    world
+        .vault_write(
+            &format!("sys/policies/acl/{}", world.role),
+            json!({ "policy": policy }),
+        )
+        .await?;
+    let quota = json!({ "apiVersion": "v1", "kind": "ResourceQuota", "metadata": { "name": "none", "namespace": world.namespace },
+        "spec": { "hard": { "count/secrets": "0" } } });
+    world.stand.cluster().apply(&quota).await?;
+    let spec = "version: 1\nname: app\nsecrets:\n  - name: app-db\n    keys:\n      username: { vault: database/creds/flask, field: username }\n      password: { vault: database/creds/flask, field: password }\nrollout: { timeout: 20s }\n";
+    let before = live_credentials(&world).await?;
+    let done = world.deploy(&[("quaymaster.yaml", spec)]).await?;
+    ensure!(
+        done.status() == 403 || done.status() == 424,
+        "{}",
+        done.answer.text()
+    );
+    let after = live_credentials(&world).await?;
+    ensure!(
+        after <= before,
+        "{before} credentials before, {after} after"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_login_token_of_a_run_without_leases_is_revoked() -> Result<()> {
+    let world = World::new("logout").await?;
+    let tokens = async || -> Result<usize> {
+        let (_, body) = world
+            .stand
+            .vault("LIST".parse()?, "auth/token/accessors", None)
+            .await?;
+        let accessors: Vec<String> = body["data"]["keys"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|key| key.as_str().map(str::to_owned))
+            .collect();
+        let mut ours = 0;
+        for accessor in accessors {
+            let ask = json!({ "accessor": accessor });
+            let (_, found) = world
+                .stand
+                .vault(
+                    reqwest::Method::POST,
+                    "auth/token/lookup-accessor",
+                    Some(&ask),
+                )
+                .await?;
+            ours += usize::from(found["data"]["meta"]["project_id"] == world.project.as_str());
+        }
+        Ok(ours)
+    };
+    let done = deploy_one_secret(&world).await?;
+    ensure!(done.status() == 200, "{}", done.answer.text());
+    ensure!(tokens().await? == 0, "the run's token is revoked");
+    Ok(())
+}
