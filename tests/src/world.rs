@@ -64,6 +64,7 @@ pub struct World {
     pub api: Faults,
     dir: TempDir,
     agent: Option<Child>,
+    programs: Option<agent::Programs>,
 }
 
 /// How a deploy ended.
@@ -145,6 +146,7 @@ impl World {
             api,
             dir,
             agent: None,
+            programs: None,
         };
         world.furnish_vault().await?;
         fs::write(world.policy_path(), world.policy())?;
@@ -272,6 +274,11 @@ require_digest = false
         Ok(fs::read_to_string(self.dir.path().join("agent.log"))?)
     }
 
+    /// Runs these programs instead of the debug builds.
+    pub fn use_programs(&mut self, programs: agent::Programs) {
+        self.programs = Some(programs);
+    }
+
     /// Starts the agent and waits until it is ready.
     ///
     /// # Errors
@@ -306,7 +313,10 @@ require_digest = false
     /// # Errors
     /// When it cannot be started.
     pub async fn spawn_agent(&mut self) -> Result<()> {
-        let program = &programs().await?.agent;
+        let program = match &self.programs {
+            Some(chosen) => &chosen.agent,
+            None => &programs().await?.agent,
+        };
         let log = fs::OpenOptions::new()
             .create(true)
             .append(true)

@@ -127,36 +127,51 @@ pub struct Programs {
 /// # Errors
 /// When they do not build.
 pub async fn build() -> Result<Programs> {
+    let words = ["-p", "agent", "-p", "client", "--bins"];
+    let built = cargo_build(&words).await?;
+    Ok(Programs {
+        agent: program(&built, "quaymasterd")?,
+        client: program(&built, "quaymaster")?,
+    })
+}
+
+/// Builds agent and client of this checkout as they are released.
+///
+/// # Errors
+/// When they do not build.
+pub async fn build_release() -> Result<Programs> {
+    let agent = cargo_build(&["-p", "agent", "--bins", "--release"]).await?;
+    let client = cargo_build(&["-p", "client", "--bins", "--profile", "client"]).await?;
+    Ok(Programs {
+        agent: program(&agent, "quaymasterd")?,
+        client: program(&client, "quaymaster")?,
+    })
+}
+
+fn program(built: &[PathBuf], name: &str) -> Result<PathBuf> {
+    let found = built
+        .iter()
+        .find(|path| path.file_name().is_some_and(|file| file == name));
+    found
+        .cloned()
+        .with_context(|| format!("cargo named no program {name}"))
+}
+
+/// Runs `cargo build` and returns the programs that it names.
+async fn cargo_build(words: &[&str]) -> Result<Vec<PathBuf>> {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut command = Command::new("cargo");
-    command.current_dir(manifest).args([
-        "build",
-        "--quiet",
-        "-p",
-        "agent",
-        "-p",
-        "client",
-        "--bins",
-        "--message-format=json",
-    ]);
+    command
+        .current_dir(manifest)
+        .args(["build", "--quiet", "--message-format=json"])
+        .args(words);
     let text = process::run_with(&mut command, None, BUILD)
         .await
         .context("building agent and client")?;
-    let executables: Vec<PathBuf> = text
+    let messages = text
         .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    Ok(messages
         .filter_map(|message| message["executable"].as_str().map(PathBuf::from))
-        .collect();
-    let find = |name: &str| {
-        let found = executables
-            .iter()
-            .find(|path| path.file_name().is_some_and(|file| file == name));
-        found
-            .cloned()
-            .with_context(|| format!("cargo named no program {name}"))
-    };
-    Ok(Programs {
-        agent: find("quaymasterd")?,
-        client: find("quaymaster")?,
-    })
+        .collect())
 }

@@ -1,0 +1,209 @@
+//! Measurements of the agent on the stand, one command each; see `--help`.
+//!
+//! `cargo measure start`: start to ready. `cargo measure rest`: memory and processor time at rest, sizes of the
+//! programs. `cargo measure secret`: POST to Secret written. `cargo measure deploy`: memory during a deploy of
+//! 100 objects. Everything is measured on release builds; numbers are printed, never asserted.
+#![expect(clippy::print_stdout, reason = "this program prints measurements")]
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use anyhow::Result;
+use anyhow::ensure;
+use clap::Parser;
+use clap::Subcommand;
+use serde_json::json;
+use tests::stand::agent;
+use tests::wait::Look;
+use tests::wait::pause;
+use tests::wait::until;
+use tests::world::World;
+use tests::world::post;
+use tokio::time::Instant;
+
+/// Measurements of the agent on real servers.
+#[derive(Parser)]
+struct Cli {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// From exec to ready, with everything up.
+    Start,
+    /// Memory and processor time at rest; sizes of the programs.
+    Rest,
+    /// From the POST to the Secret in the cluster, for one KV secret.
+    Secret,
+    /// Memory during a deploy of 100 objects.
+    Deploy,
+    /// All of them.
+    All,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<()> {
+    let cli = Cli::parse();
+    let programs = agent::build_release().await?;
+    match cli.what {
+        What::Start => start(&programs).await,
+        What::Rest => rest(&programs).await,
+        What::Secret => secret(&programs).await,
+        What::Deploy => deploy(&programs).await,
+        What::All => {
+            start(&programs).await?;
+            rest(&programs).await?;
+            secret(&programs).await?;
+            deploy(&programs).await
+        }
+    }
+}
+
+async fn world(name: &str, programs: &agent::Programs) -> Result<World> {
+    let mut world = World::without_agent(name).await?;
+    world.use_programs(programs.clone());
+    world.start_agent().await?;
+    Ok(world)
+}
+
+async fn start(programs: &agent::Programs) -> Result<()> {
+    let mut world = World::without_agent("bench-start").await?;
+    world.use_programs(programs.clone());
+    let mut times = Vec::new();
+    for _ in 0..10 {
+        let began = Instant::now();
+        world.spawn_agent().await?;
+        let admin = world.admin();
+        until(
+            "the agent to be ready",
+            Duration::from_secs(10),
+            async || match admin.get("/readyz").await {
+                Ok(answer) if answer.status == 200 => Look::Ready(()),
+                Ok(answer) => Look::NotYet(answer.text()),
+                Err(error) => Look::NotYet(format!("{error:#}")),
+            },
+        )
+        .await?;
+        times.push(began.elapsed());
+        world.kill_agent().await?;
+    }
+    tell("start to ready (looked at every 50 ms)", &mut times);
+    Ok(())
+}
+
+async fn rest(programs: &agent::Programs) -> Result<()> {
+    let world = world("bench-rest", programs).await?;
+    let pid = world.agent_pid().context("the agent runs")?;
+    let before = processor_ticks(pid)?;
+    let seconds = 20;
+    pause(Duration::from_secs(seconds)).await;
+    let ticks = processor_ticks(pid)? - before;
+    println!(
+        "at rest: {:.1} MiB resident, {ticks} ticks of 10 ms processor time in {seconds} s",
+        resident(pid)?
+    );
+    for (name, path) in [
+        ("quaymasterd", &programs.agent),
+        ("quaymaster", &programs.client),
+    ] {
+        println!("{name}: {:.2} MB", size(path)?);
+    }
+    Ok(())
+}
+
+async fn secret(programs: &agent::Programs) -> Result<()> {
+    let world = world("bench-secret", programs).await?;
+    let job = world.job()?;
+    let mut times = Vec::new();
+    for round in 0..30 {
+        let path = world
+            .put("app", json!({ "value": format!("value-{round}") }))
+            .await?;
+        let spec = format!(
+            "version: 1\nname: app\nsecrets:\n  - name: app-secret\n    keys:\n      value: {{ vault: {path}, field: value }}\n"
+        );
+        let began = Instant::now();
+        let answer = post(&job, "/v1/deploys", &[("quaymaster.yaml", &spec)]).await?;
+        let id = answer.json()?["id"].as_str().context("an id")?.to_owned();
+        let done = job
+            .get(&format!("/v1/deploys/{id}/result?wait=60s"))
+            .await?;
+        times.push(began.elapsed());
+        ensure!(done.status == 200, "{}", done.text());
+    }
+    tell(
+        "POST to verdict, the Secret being written (one KV v2 secret)",
+        &mut times,
+    );
+    Ok(())
+}
+
+async fn deploy(programs: &agent::Programs) -> Result<()> {
+    let world = world("bench-deploy", programs).await?;
+    let pid = world.agent_pid().context("the agent runs")?;
+    let objects: String = (0..100)
+        .map(|number| {
+            format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{ name: c{number} }}\ndata: {{ key: \"{number}\" }}\n---\n")
+        })
+        .collect();
+    let spec = "version: 1\nname: app\nmanifests: [all.yaml]\n";
+    let began = Instant::now();
+    let done = world
+        .deploy(&[("quaymaster.yaml", spec), ("all.yaml", &objects)])
+        .await?;
+    ensure!(done.status() == 200, "{}", done.answer.text());
+    println!(
+        "100 ConfigMaps: {:.2} s, peak {:.1} MiB resident",
+        began.elapsed().as_secs_f64(),
+        peak(pid)?
+    );
+    Ok(())
+}
+
+fn tell(what: &str, times: &mut [Duration]) {
+    times.sort_unstable();
+    let ms = |time: Duration| time.as_secs_f64() * 1000.0;
+    println!(
+        "{what}: median {:.0} ms, fastest {:.0} ms, slowest {:.0} ms, {} times",
+        ms(times[times.len() / 2]),
+        ms(times[0]),
+        ms(times[times.len() - 1]),
+        times.len()
+    );
+}
+
+fn status_line(pid: u32, name: &str) -> Result<f64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name))
+        .context("the kernel tells it")?;
+    let kilobytes: f64 = line
+        .trim_start_matches(':')
+        .trim()
+        .trim_end_matches(" kB")
+        .parse()?;
+    Ok(kilobytes / 1024.0)
+}
+
+fn resident(pid: u32) -> Result<f64> {
+    status_line(pid, "VmRSS")
+}
+
+fn peak(pid: u32) -> Result<f64> {
+    status_line(pid, "VmHWM")
+}
+
+/// User and system time of a process in ticks of 10 ms.
+fn processor_ticks(pid: u32) -> Result<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let rest = text.rsplit(')').next().context("stat has a name")?;
+    let fields: Vec<&str> = rest.split_whitespace().collect();
+    Ok(fields[11].parse::<u64>()? + fields[12].parse::<u64>()?)
+}
+
+fn size(path: &Path) -> Result<f64> {
+    Ok(std::fs::metadata(path)?.len() as f64 / 1e6)
+}
