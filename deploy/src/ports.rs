@@ -101,6 +101,14 @@ pub enum SecretsError {
         /// The version; 0 is the latest.
         version: u64,
     },
+    /// A KV v2 path as the API spells it; users write it without `data/` or `metadata/`.
+    #[error("{path} names an API path of a KV v2 mount: drop the {prefix} behind the mount")]
+    DataPrefix {
+        /// The path.
+        path: String,
+        /// The segment to drop, such as `data/`.
+        prefix: &'static str,
+    },
     /// Vault is sealed, standby, restarting, throttling or cannot be reached.
     #[error("Vault is not available: {reason}")]
     Unavailable {
@@ -130,6 +138,7 @@ impl SecretsError {
         match self {
             Self::LoginRefused { .. } | Self::Forbidden { .. } => Class::Denied,
             Self::Missing { .. } | Self::VersionGone { .. } => Class::NotFound,
+            Self::DataPrefix { .. } => Class::Caller,
             Self::Unavailable { .. } => Class::Upstream,
             Self::Unanswered { .. } => Class::OutcomeUnknown,
             Self::Unexpected { .. } => Class::Bug,
@@ -142,8 +151,8 @@ pub trait Secrets: Send + Sync {
     /// Opens a session. With [`Login::Passed`] nothing is sent.
     fn login<'a>(&'a self, login: &'a Login) -> BoxFuture<'a, Result<Session, SecretsError>>;
 
-    /// Looks up what engine serves `path`. A KV v2 path that starts its inner path with `data/`,
-    /// `metadata/` and the like is refused earlier by the spec's own check of this answer.
+    /// Looks up what engine serves `path`. A KV v2 path whose inner path starts with `data/` or
+    /// `metadata/` is [`SecretsError::DataPrefix`].
     fn engine<'a>(
         &'a self,
         session: &'a Session,
