@@ -72,17 +72,23 @@
 //!
 //! The order of the modules below is their dependency order: a module uses only those above it.
 
-pub mod app;
 pub mod args;
-pub mod auth;
 pub mod clock;
-pub mod cluster;
-pub mod config;
-pub mod http;
-pub mod journal;
-pub mod lifecycle;
+pub mod telemetry;
+
 pub mod metrics;
 pub mod readiness;
+
+pub mod lifecycle;
+
+pub mod config;
+pub mod journal;
 pub mod runs;
-pub mod telemetry;
+
+pub mod auth;
+pub mod cluster;
 pub mod vault;
+
+pub mod http;
+
+pub mod app;

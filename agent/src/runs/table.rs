@@ -1,0 +1,261 @@
+//! Runs in memory: those that are on, and the newest of those that ended, with their logs.
+//!
+//! Private to [`super`]. Bounded: older reports come from the journal, older logs are gone. Locks
+//! are held for map operations only.
+
+use std::collections::BTreeMap;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+
+use deploy::log::RunLog;
+use deploy::ports::Clock;
+use proto::event::Body;
+use proto::ids::RunId;
+use proto::report::Report;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::settled;
+
+/// So many ended runs are kept in memory.
+const KEPT_RUNS: usize = 1_000;
+/// About so many bytes of logs of ended runs are kept in memory.
+const KEPT_LOG_BYTES: usize = 8 << 20;
+
+/// A run as a caller finds it: its report now and later, and its log where it is still there.
+#[derive(Clone)]
+pub struct Run {
+    report: watch::Receiver<Arc<Report>>,
+    log: Option<Arc<RunLog>>,
+    stop: CancellationToken,
+}
+
+impl Run {
+    pub(super) fn ended(report: Report) -> Self {
+        Self {
+            report: settled(report),
+            log: None,
+            stop: CancellationToken::new(),
+        }
+    }
+
+    /// Returns the report as it stands.
+    #[must_use]
+    pub fn report(&self) -> Arc<Report> {
+        Arc::clone(&self.report.borrow())
+    }
+
+    /// Waits for the final report.
+    pub async fn done(&mut self) -> Arc<Report> {
+        let done = self.report.wait_for(|report| report.status.is_final());
+        if let Ok(report) = done.await {
+            return Arc::clone(&report);
+        }
+        // The sender is gone: what is there is the last word.
+        self.report()
+    }
+
+    /// Returns the log; unset when it is not in memory any more.
+    #[must_use]
+    pub fn log(&self) -> Option<Arc<RunLog>> {
+        self.log.clone()
+    }
+
+    /// Cancels the run, on the caller's wish.
+    pub fn cancel(&self) {
+        self.stop.cancel();
+    }
+}
+
+/// The writing side of a run that is on.
+#[derive(Clone)]
+pub(super) struct Live {
+    owner: String,
+    report: watch::Sender<Arc<Report>>,
+    log: Arc<RunLog>,
+    stop: CancellationToken,
+    cut: Arc<AtomicBool>,
+}
+
+impl Live {
+    pub(super) fn new(owner: &str, report: Report, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            owner: owner.to_owned(),
+            report: watch::Sender::new(Arc::new(report)),
+            log: Arc::new(RunLog::new(clock)),
+            stop: CancellationToken::new(),
+            cut: Arc::default(),
+        }
+    }
+
+    pub(super) fn id(&self) -> RunId {
+        self.report.borrow().id.clone()
+    }
+
+    pub(super) fn report(&self) -> Arc<Report> {
+        Arc::clone(&self.report.borrow())
+    }
+
+    pub(super) fn log(&self) -> Arc<RunLog> {
+        Arc::clone(&self.log)
+    }
+
+    pub(super) fn stop(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+
+    /// Says whether the agent, not the caller, cancelled it.
+    pub(super) fn was_cut(&self) -> bool {
+        self.cut.load(Ordering::Relaxed)
+    }
+
+    fn cut(&self) {
+        if !self.stop.is_cancelled() {
+            self.cut.store(true, Ordering::Relaxed);
+            self.stop.cancel();
+        }
+    }
+
+    fn reader(&self) -> Run {
+        Run {
+            report: self.report.subscribe(),
+            log: Some(self.log()),
+            stop: self.stop(),
+        }
+    }
+}
+
+struct Ended {
+    owner: String,
+    run: Run,
+    log_bytes: usize,
+}
+
+#[derive(Default)]
+struct Rows {
+    live: BTreeMap<RunId, Live>,
+    ended: BTreeMap<RunId, Ended>,
+    order: VecDeque<RunId>,
+    log_bytes: usize,
+}
+
+/// All rows.
+#[derive(Default)]
+pub(super) struct Table {
+    rows: Mutex<Rows>,
+    active: watch::Sender<usize>,
+}
+
+impl Table {
+    fn with<T>(&self, act: impl FnOnce(&mut Rows) -> T) -> T {
+        // Rows are changed by whole map operations, so a poisoned table is usable.
+        act(&mut self.rows.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Adds a run unless `limit` runs are on.
+    pub(super) fn insert(&self, id: &RunId, live: Live, limit: usize) -> bool {
+        let count = self.with(|rows| {
+            if rows.live.len() >= limit {
+                return None;
+            }
+            rows.live.insert(id.clone(), live);
+            Some(rows.live.len())
+        });
+        let Some(count) = count else {
+            return false;
+        };
+        self.active.send_replace(count);
+        true
+    }
+
+    /// Takes out a run that did not begin.
+    pub(super) fn remove(&self, id: &RunId) {
+        let count = self.with(|rows| {
+            rows.live.remove(id);
+            rows.live.len()
+        });
+        self.active.send_replace(count);
+    }
+
+    /// Puts the final report in and moves the run to the ended ones.
+    pub(super) fn end(&self, live: &Live, report: Report) {
+        let id = report.id.clone();
+        let log_bytes = log_bytes(&live.log);
+        live.report.send_replace(Arc::new(report));
+        let ended = Ended {
+            owner: live.owner.clone(),
+            run: live.reader(),
+            log_bytes,
+        };
+        let count = self.with(|rows| {
+            rows.live.remove(&id);
+            rows.keep(id, ended);
+            rows.live.len()
+        });
+        self.active.send_replace(count);
+    }
+
+    pub(super) fn find(&self, id: &RunId) -> Option<(String, Run)> {
+        self.with(|rows| {
+            if let Some(live) = rows.live.get(id) {
+                return Some((live.owner.clone(), live.reader()));
+            }
+            let ended = rows.ended.get(id)?;
+            Some((ended.owner.clone(), ended.run.clone()))
+        })
+    }
+
+    pub(super) fn active(&self) -> Vec<RunId> {
+        self.with(|rows| rows.live.keys().cloned().collect())
+    }
+
+    pub(super) fn watch_active(&self) -> watch::Receiver<usize> {
+        self.active.subscribe()
+    }
+
+    pub(super) fn cut_all(&self) {
+        self.with(|rows| rows.live.values().for_each(Live::cut));
+    }
+}
+
+impl Rows {
+    fn keep(&mut self, id: RunId, ended: Ended) {
+        self.log_bytes += ended.log_bytes;
+        self.order.push_back(id.clone());
+        self.ended.insert(id, ended);
+        while self.order.len() > KEPT_RUNS {
+            if let Some(gone) = self.order.pop_front().and_then(|id| self.ended.remove(&id)) {
+                self.log_bytes -= gone.log_bytes;
+            }
+        }
+        // The newest keeps its log whatever its size: its readers are still here.
+        let older = self.order.len().saturating_sub(1);
+        for id in self.order.iter().take(older) {
+            if self.log_bytes <= KEPT_LOG_BYTES {
+                return;
+            }
+            if let Some(row) = self.ended.get_mut(id) {
+                row.run.log = None;
+                self.log_bytes -= std::mem::take(&mut row.log_bytes);
+            }
+        }
+    }
+}
+
+/// Estimates what a log costs in memory.
+fn log_bytes(log: &RunLog) -> usize {
+    let size = |body: &Body| match body {
+        Body::StageStarted { title, .. } => title.len(),
+        Body::Message { text, .. } => text.len(),
+        Body::Object { object, detail, .. } => object.len() + detail.len(),
+        Body::StageEnded { .. } | Body::Heartbeat | Body::End { .. } => 0,
+    };
+    log.since(0)
+        .iter()
+        .map(|event| 160 + size(&event.body))
+        .sum()
+}
