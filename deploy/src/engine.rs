@@ -464,3 +464,6 @@ fn clean_cause(mut cause: proto::report::Cause, log: &RunLog) -> proto::report::
     cause.evidence = cause.evidence.iter().map(|line| log.clean(line)).collect();
     cause
 }
+
+#[cfg(test)]
+mod tests;

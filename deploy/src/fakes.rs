@@ -314,6 +314,7 @@ struct ClusterState {
     denied: BTreeSet<(&'static str, String)>,
     conflicts: BTreeMap<String, Vec<FieldConflict>>,
     faults: VecDeque<ClusterError>,
+    refusal: Option<ClusterError>,
     logs: BTreeMap<String, String>,
     writes: Vec<String>,
     version: u64,
@@ -348,9 +349,14 @@ impl FakeCluster {
             .push(conflict);
     }
 
-    /// Makes the next apply fail.
-    pub fn fail_next_apply(&self, error: ClusterError) {
+    /// Makes the next real write fail; dry runs pass.
+    pub fn refuse_next_write(&self, error: ClusterError) {
         lock(&self.inner).faults.push_back(error);
+    }
+
+    /// Makes every real write fail; dry runs pass.
+    pub fn refuse_writes(&self, error: ClusterError) {
+        lock(&self.inner).refusal = Some(error);
     }
 
     /// Puts an object there as a controller would, and tells the watchers.
@@ -398,8 +404,11 @@ impl FakeCluster {
         write: Write,
     ) -> Result<(AppliedObject, Value), ClusterError> {
         let mut inner = lock(&self.inner);
-        if let Some(error) = inner.faults.pop_front() {
-            return Err(error);
+        if write == Write::Commit {
+            let refusal = inner.faults.pop_front().or_else(|| inner.refusal.clone());
+            if let Some(error) = refusal {
+                return Err(error);
+            }
         }
         if let Some(fields) = inner.conflicts.get(&id.name) {
             return Err(ClusterError::Conflict {

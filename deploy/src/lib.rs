@@ -47,5 +47,5 @@ pub mod watch;
 pub mod engine;
 pub mod report;
 
-#[cfg(feature = "fakes")]
+#[cfg(any(test, feature = "fakes"))]
 pub mod fakes;
