@@ -169,13 +169,13 @@ impl Vault {
 }
 
 impl Secrets for Vault {
-    fn login(&self, login: Login) -> BoxFuture<'_, Result<Session, SecretsError>> {
+    fn login<'a>(&'a self, login: &'a Login) -> BoxFuture<'a, Result<Session, SecretsError>> {
         async move {
             match login {
-                Login::Jwt { token, role } => self.trade(&token, role).await,
+                Login::Jwt { token, role } => self.trade(token, role.clone()).await,
                 Login::Passed { token } => {
-                    wire::header_text(&token).map_err(|bad| meaning(bad, Doing::Login))?;
-                    Ok(Session { token, ours: false })
+                    wire::header_text(token).map_err(|bad| meaning(bad, Doing::Login))?;
+                    Ok(Session { token: token.duplicate(), ours: false })
                 }
             }
         }
