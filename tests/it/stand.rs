@@ -2,12 +2,16 @@
 //!
 //! Everything here goes through the addresses that programs outside of the stand use.
 
+use std::path::Path;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use reqwest::Method;
 use serde_json::json;
+use tests::stand::Owner;
 use tests::stand::Stand;
+use tests::stand::layout::Settings;
 use tests::wait::{Look, until};
 
 #[tokio::test]
@@ -129,14 +133,60 @@ async fn pod_on_a_node_without_containers_becomes_ready() -> Result<()> {
 #[tokio::test]
 async fn killed_server_is_started_again() -> Result<()> {
     let stand = Stand::shared().await?;
+    let file = stand.facts().site.dir.join("pids/registry");
+    let before = std::fs::read_to_string(&file)?;
     stand.signal("registry", "KILL").await?;
     let url = format!("{}/v2/", stand.facts().registry_addr);
     until(
-        "the registry to answer again",
+        "another registry to answer",
         Duration::from_secs(30),
         async || {
-            let answer = async { reqwest::get(&url).await?.error_for_status() };
-            answer.await.map(drop).context("asking the registry").into()
+            let answer = async {
+                ensure!(
+                    std::fs::read_to_string(&file)? != before,
+                    "it is the old one"
+                );
+                reqwest::get(&url)
+                    .await?
+                    .error_for_status()
+                    .context("asking the registry")
+            };
+            answer.await.map(drop).into()
+        },
+    )
+    .await
+}
+
+#[tokio::test]
+async fn killed_owner_leaves_no_process_no_folder_and_no_cgroup() -> Result<()> {
+    let settings = Settings::read()?;
+    let name = format!("killed-{}", std::process::id());
+    let stand = Stand::start(&settings, &name, Owner::Anyone, |_| {}).await?;
+    let facts = stand.facts().clone();
+    let keeper = i32::try_from(facts.keeper)?;
+    let keeper = rustix::process::Pid::from_raw(keeper).context("keeper")?;
+    rustix::process::kill_process(keeper, rustix::process::Signal::KILL)?;
+    let traces = || {
+        let state = facts.site.dir.clone();
+        let inner = facts.inner.map(|pid| PathBuf::from(format!("/proc/{pid}")));
+        let cgroups = std::fs::read_dir("/sys/fs/cgroup")
+            .into_iter()
+            .flatten()
+            .flatten();
+        let cgroup = facts.site.cgroup().trim_start_matches('/').to_owned();
+        let mut places: Vec<_> = cgroups.map(|dir| dir.path().join(&cgroup)).collect();
+        places.extend(inner);
+        places.push(Path::new("/sys/fs/cgroup").join(&cgroup));
+        places.push(state);
+        places.retain(|place| place.exists());
+        places
+    };
+    until(
+        "every trace to vanish",
+        Duration::from_secs(30),
+        async || match traces().as_slice() {
+            [] => Look::Ready(()),
+            left => Look::NotYet(format!("{left:?}")),
         },
     )
     .await

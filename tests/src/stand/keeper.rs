@@ -189,7 +189,10 @@ fn remove(settings: &Settings, name: &str) -> Result<()> {
         fs::metadata(&state)?.ino() == lock.metadata()?.ino(),
         "the stand was started again"
     );
-    isolate::remove_cgroups(&cgroup(name))?;
+    // Without root none was made, and one of that name is somebody else's.
+    if settings.root {
+        isolate::remove_cgroups(&cgroup(name))?;
+    }
     fs::remove_dir_all(&state)?;
     // Fails while other stands are in it, as it should.
     drop(fs::remove_dir(&settings.base));
