@@ -3,6 +3,7 @@
 //! Called by [`super::error`] only; pure. The server's texts quote what was sent (`Invalid value:
 //! "hunter2"`), so field paths and the kind of problem are kept and everything quoted is dropped.
 
+use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use deploy::object::list;
@@ -14,6 +15,9 @@ const CAUSES_LIMIT: usize = 20;
 
 /// The longest text of the server that is passed on.
 const TEXT_LIMIT: usize = 512;
+
+/// How the server ends a refusal to change what cannot change.
+const IMMUTABLE: &str = ": field is immutable";
 
 /// How the server begins a refusal of a body that does not fit the kind's schema.
 const TYPED: [&str; 3] = [
@@ -91,15 +95,14 @@ fn shape(message: &str) -> Vec<String> {
 fn named_fields(message: &str) -> Vec<String> {
     let mut found = Vec::new();
     let pieces: Vec<&str> = message.split('"').collect();
-    for window in pieces.windows(3).step_by(1) {
+    for window in pieces.windows(3) {
         let [before, name, after] = window else {
             continue;
         };
+        let doubled_key = before.ends_with("key ") && after.starts_with(" already set in map");
         let line = if before.ends_with("unknown field ") {
             format!("{name}: unknown field")
-        } else if before.ends_with("duplicate field ") {
-            format!("{name}: duplicate field")
-        } else if before.ends_with("key ") && after.starts_with(" already set in map") {
+        } else if before.ends_with("duplicate field ") || doubled_key {
             format!("{name}: duplicate field")
         } else {
             continue;
@@ -130,12 +133,20 @@ fn after_value<'m>(kind: &str, rest: &'m str) -> Option<&'m str> {
     if kind == "Required" {
         return Some(rest);
     }
-    let end = if let Some(inner) = rest.strip_prefix('"') {
-        1 + quoted_end(inner)?
-    } else {
-        rest.find(':').filter(|end| is_plain(&rest[..*end]))?
+    let end = match rest.strip_prefix('"') {
+        Some(inner) => quoted_end(inner).map(|end| end + 1),
+        None => json_end(rest),
     };
-    rest.get(end..)?.strip_prefix(": ")
+    let explained = end.and_then(|end| rest.get(end..)?.strip_prefix(": "));
+    // The Go structures of older servers end nowhere, but this end of theirs is well known.
+    explained.or_else(|| rest.ends_with(IMMUTABLE).then_some(&IMMUTABLE[2..]))
+}
+
+/// Finds the byte behind a JSON value.
+fn json_end(text: &str) -> Option<usize> {
+    let mut values = serde_json::Deserializer::from_str(text).into_iter::<IgnoredAny>();
+    values.next()?.ok()?;
+    Some(values.byte_offset())
 }
 
 /// Finds the byte behind the closing quote of a Go string.
@@ -150,10 +161,6 @@ fn quoted_end(inner: &str) -> Option<usize> {
         }
     }
     None
-}
-
-fn is_plain(value: &str) -> bool {
-    matches!(value, "true" | "false" | "null") || value.parse::<f64>().is_ok()
 }
 
 /// Replaces everything in quotes; an open quote drops the rest.
@@ -219,6 +226,18 @@ mod tests {
             ),
             (
                 "Invalid value: {\"a\":\"hunter2\"}: `selector` does not match",
+                "f: Invalid value: (...) does not match",
+            ),
+            (
+                "Invalid value: {\"a\":{\"b\":\"hunter2: x\"}}: field is immutable",
+                "f: Invalid value: field is immutable",
+            ),
+            (
+                "Invalid value: v1.Selector{A:\"hunter2: x\"}: field is immutable",
+                "f: Invalid value: field is immutable",
+            ),
+            (
+                "Invalid value: v1.Selector{A:\"hunter2\"}: it is wrong",
                 "f: Invalid value",
             ),
             (

@@ -26,7 +26,6 @@ use tokio::time::Instant;
 use deploy::class::Class;
 use deploy::object::ObjectId;
 use deploy::object::Resource;
-use deploy::ports::ClusterError;
 use deploy::ports::Observation;
 use deploy::ports::Scope;
 use deploy::principal::Actor;
@@ -40,7 +39,7 @@ use super::wire::Wire;
 const WATCH_SECONDS: u32 = 30;
 
 /// The first and the longest wait before a broken watch is tried again.
-const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(8));
+const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(3));
 
 /// What all watches of one call share.
 pub(super) struct Observer {
@@ -135,7 +134,7 @@ impl Watch {
                 self.pending.push_back(Observation::Trouble {
                     gvk: gvk.clone(),
                     class: error.class(),
-                    reason: said(&error),
+                    reason: error.to_string(),
                 });
             }
         }
@@ -324,10 +323,6 @@ fn of_status(status: &Status) -> (Class, String) {
         return (class, format!("status {}", status.code));
     }
     (class, reason)
-}
-
-fn said(error: &ClusterError) -> String {
-    error.to_string()
 }
 
 #[cfg(test)]
