@@ -52,6 +52,12 @@ pub(super) fn mount(data: Option<&Value>, path: &VaultPath) -> Result<Mount, Sec
     let engine = match (text("type").ok_or_else(|| unexpected("no type"))?, version) {
         ("kv", "2") => Engine::KvV2,
         ("kv" | "generic" | "cubbyhole", _) => Engine::KvV1,
+        // Vault's own parts hold no secrets for applications.
+        ("system" | "identity" | "token" | "ns_system" | "ns_identity" | "ns_token", _) => {
+            return Err(SecretsError::Missing {
+                path: path.to_string(),
+            });
+        }
         _ => Engine::Dynamic,
     };
     let prefix = ["data/", "metadata/"]
@@ -142,9 +148,11 @@ pub(super) fn lookup(data: &Value) -> TokenLookup {
         let list = list.map(Vec::as_slice).unwrap_or_default();
         list.iter().filter_map(Value::as_str).map(str::to_owned)
     };
-    let number = |key: &str| match data.get(key)? {
-        Value::String(text) => text.parse().ok(),
-        other => other.as_u64(),
+    let number = |key: &str| {
+        let value = data.get(key)?;
+        // Some versions write the period as text.
+        let text = || value.as_str()?.parse().ok();
+        value.as_u64().or_else(text)
     };
     let meta = data.get("meta").and_then(Value::as_object);
     TokenLookup {

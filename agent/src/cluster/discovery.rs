@@ -1,0 +1,167 @@
+//! How kinds are served: asked per API version, kept for a while, asked again on a miss.
+//!
+//! Called by [`super::Kube`] and by watches. One request an API version, which also tells the truth
+//! about aggregated APIs that are down (503). Discovery is done as the agent itself, so what it
+//! tells is the same for all actors.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Request;
+use serde_json::Value;
+use tokio::time::Instant;
+
+use deploy::object::Gvk;
+use deploy::object::Resource;
+use deploy::object::list;
+use deploy::object::text;
+use deploy::ports::ClusterError;
+
+use super::address;
+use super::error;
+use super::error::Doing;
+use super::wire::As;
+use super::wire::Keep;
+use super::wire::Wire;
+
+/// How long an answer is believed; a CRD's scope and plural hardly ever change.
+const BELIEVED: Duration = Duration::from_secs(300);
+
+/// The shortest time between two looks for a kind that is not there.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+
+/// What is known of the kinds.
+pub(super) struct Catalog {
+    wire: Wire,
+    versions: Mutex<HashMap<String, Known>>,
+}
+
+/// The kinds of one API version.
+struct Known {
+    seen: Instant,
+    kinds: HashMap<String, Resource>,
+}
+
+/// What the memory says about a kind.
+enum Memory {
+    Served(Resource),
+    Absent,
+    Unsure,
+}
+
+impl Catalog {
+    /// Makes an empty catalog.
+    pub(super) fn new(wire: Wire) -> Self {
+        Self {
+            wire,
+            versions: Mutex::default(),
+        }
+    }
+
+    /// Finds out how a kind is served.
+    pub(super) async fn resource(&self, gvk: &Gvk) -> Result<Resource, ClusterError> {
+        let unknown = || ClusterError::UnknownKind {
+            kind: gvk.to_string(),
+        };
+        match self.recall(gvk) {
+            Memory::Served(resource) => return Ok(resource),
+            Memory::Absent => return Err(unknown()),
+            Memory::Unsure => {}
+        }
+        let kinds = self.look(gvk).await?;
+        let found = kinds.get(&gvk.kind).cloned();
+        let known = Known {
+            seen: Instant::now(),
+            kinds,
+        };
+        self.versions().insert(gvk.api_version(), known);
+        found.ok_or_else(unknown)
+    }
+
+    /// Forgets an API version after the server denied to know one of its kinds.
+    pub(super) fn forget(&self, gvk: &Gvk) {
+        self.versions().remove(&gvk.api_version());
+    }
+
+    fn recall(&self, gvk: &Gvk) -> Memory {
+        let versions = self.versions();
+        let Some(known) = versions.get(&gvk.api_version()) else {
+            return Memory::Unsure;
+        };
+        match known.kinds.get(&gvk.kind) {
+            Some(resource) if known.seen.elapsed() < BELIEVED => Memory::Served(resource.clone()),
+            None if known.seen.elapsed() < LOOK_AGAIN => Memory::Absent,
+            Some(_) | None => Memory::Unsure,
+        }
+    }
+
+    async fn look(&self, gvk: &Gvk) -> Result<HashMap<String, Resource>, ClusterError> {
+        let doing = Doing::read("discover", gvk.to_string());
+        let Some(path) = address::version(gvk) else {
+            return Ok(HashMap::new());
+        };
+        let answer = self
+            .wire
+            .send(As::Agent, Request::get(path), Bytes::new(), Keep::All)
+            .await
+            .map_err(|fault| error::fault(fault, &doing))?;
+        if answer.status == 404 {
+            return Ok(HashMap::new());
+        }
+        if !answer.is_success() {
+            return Err(error::refused(&answer, &doing));
+        }
+        let listing: Value =
+            serde_json::from_slice(&answer.body).map_err(|_quotes| error::garbled(&doing))?;
+        Ok(kinds(&listing, gvk))
+    }
+
+    fn versions(&self) -> MutexGuard<'_, HashMap<String, Known>> {
+        self.versions
+            .lock()
+            .expect("no code that holds this lock can panic")
+    }
+}
+
+/// Reads an `APIResourceList`; subresources have a slash in their names.
+fn kinds(listing: &Value, gvk: &Gvk) -> HashMap<String, Resource> {
+    list(listing, &["resources"])
+        .iter()
+        .filter(|entry| !text(entry, &["name"]).contains('/'))
+        .map(|entry| {
+            let kind = text(entry, &["kind"]).to_owned();
+            let resource = Resource {
+                gvk: Gvk {
+                    kind: kind.clone(),
+                    ..gvk.clone()
+                },
+                plural: text(entry, &["name"]).to_owned(),
+                namespaced: entry.get("namespaced").and_then(Value::as_bool) == Some(true),
+            };
+            (kind, resource)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn subresources_are_no_kinds_of_their_own() {
+        let listing = json!({"resources": [
+            {"name": "deployments", "kind": "Deployment", "namespaced": true},
+            {"name": "deployments/scale", "kind": "Scale", "namespaced": true},
+            {"name": "things", "kind": "Thing", "namespaced": false},
+        ]});
+        let found = kinds(&listing, &Gvk::new("apps/v1", "Deployment"));
+        assert_eq!(found.len(), 2);
+        assert_eq!(found["Deployment"].plural, "deployments");
+        assert_eq!(found["Thing"].gvk, Gvk::new("apps/v1", "Thing"));
+        assert!(found["Deployment"].namespaced && !found["Thing"].namespaced);
+    }
+}

@@ -1,0 +1,407 @@
+//! Watches: list, then changes, mended after cuts, as one stream of observations.
+//!
+//! Called by [`super::Kube`] only. kube's watcher does the protocol; this file adds what it leaves
+//! out: kinds that are not served yet, objects that vanished while the watch was down, and trouble
+//! told in classes. Nothing is spawned, so dropping the stream ends all. Secrets are never watched.
+
+use std::collections::BTreeSet;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream;
+use futures::stream::BoxStream;
+use kube::Api;
+use kube::api::ApiResource;
+use kube::api::DynamicObject;
+use kube::api::TypeMeta;
+use kube::core::Status;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::utils::Backoff;
+use kube::runtime::watcher;
+use kube::runtime::watcher::Event;
+use tokio::time::Instant;
+
+use deploy::class::Class;
+use deploy::object::ObjectId;
+use deploy::object::Resource;
+use deploy::ports::Observation;
+use deploy::ports::Scope;
+use deploy::principal::Actor;
+
+use super::causes;
+use super::discovery::Catalog;
+use super::objects;
+use super::wire::Wire;
+
+/// The server ends a watch after this many seconds; a dead connection is noticed soon after.
+const WATCH_SECONDS: u32 = 30;
+
+/// The first and the longest wait before a broken watch is tried again.
+const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(3));
+
+/// What all watches of one call share.
+pub(super) struct Observer {
+    /// The transport.
+    pub(super) wire: Wire,
+    /// The kinds.
+    pub(super) catalog: Arc<Catalog>,
+    /// Who watches.
+    pub(super) actor: Actor,
+}
+
+type Events = BoxStream<'static, Result<Event<DynamicObject>, watcher::Error>>;
+
+/// One scope's watch.
+struct Watch {
+    observer: Arc<Observer>,
+    scope: Scope,
+    phase: Phase,
+    pending: VecDeque<Observation>,
+    tracker: Tracker,
+}
+
+/// Where a watch stands.
+enum Phase {
+    /// The kind is looked up; the number counts the failures in a row.
+    Finding(u32),
+    /// Events come.
+    Watching(Events),
+    /// Nothing more can come.
+    Over,
+}
+
+/// Watches all scopes.
+pub(super) fn observe(observer: Observer, scopes: Vec<Scope>) -> BoxStream<'static, Observation> {
+    let observer = Arc::new(observer);
+    let watches = scopes.into_iter().map(|scope| {
+        let watch = Watch {
+            observer: Arc::clone(&observer),
+            tracker: Tracker::new(scope.clone()),
+            scope,
+            phase: Phase::Finding(0),
+            pending: VecDeque::new(),
+        };
+        stream::unfold(watch, |mut watch| async move {
+            let observation = watch.next().await?;
+            Some((observation, watch))
+        })
+        .boxed()
+    });
+    stream::select_all(watches).boxed()
+}
+
+impl Watch {
+    async fn next(&mut self) -> Option<Observation> {
+        loop {
+            if let Some(observation) = self.pending.pop_front() {
+                return Some(observation);
+            }
+            match &mut self.phase {
+                Phase::Over => return None,
+                Phase::Finding(failures) => {
+                    let failures = *failures;
+                    self.find(failures).await;
+                }
+                Phase::Watching(events) => match events.next().await {
+                    Some(Ok(event)) => self.tracker.take(event, &mut self.pending),
+                    Some(Err(error)) => self.pending.extend(trouble(&error, &self.scope)),
+                    None => self.phase = Phase::Finding(1),
+                },
+            }
+        }
+    }
+
+    async fn find(&mut self, failures: u32) {
+        let gvk = &self.scope.gvk;
+        if objects::is_secret(gvk) {
+            let reason = "Secrets are not watched".to_owned();
+            self.give_up(reason);
+            return;
+        }
+        if failures > 0 {
+            let factor = 1 << failures.min(8);
+            tokio::time::sleep((RETRY.0 * factor).min(RETRY.1)).await;
+        }
+        match self.observer.catalog.resource(gvk).await {
+            Ok(resource) => match self.events(&resource) {
+                Ok(events) => self.phase = Phase::Watching(events),
+                Err(reason) => self.give_up(reason.to_owned()),
+            },
+            Err(error) => {
+                self.phase = Phase::Finding(failures.saturating_add(1));
+                self.pending.push_back(Observation::Trouble {
+                    gvk: gvk.clone(),
+                    class: error.class(),
+                    reason: error.to_string(),
+                });
+            }
+        }
+    }
+
+    fn give_up(&mut self, reason: String) {
+        self.phase = Phase::Over;
+        self.pending.push_back(Observation::Trouble {
+            gvk: self.scope.gvk.clone(),
+            class: Class::Bug,
+            reason,
+        });
+    }
+
+    fn events(&self, resource: &Resource) -> Result<Events, &'static str> {
+        let client = self
+            .observer
+            .wire
+            .client_as(&self.observer.actor)
+            .map_err(|_fault| "the actor cannot be sent")?;
+        let kind = ApiResource {
+            group: resource.gvk.group.clone(),
+            version: resource.gvk.version.clone(),
+            api_version: resource.gvk.api_version(),
+            kind: resource.gvk.kind.clone(),
+            plural: resource.plural.clone(),
+        };
+        let api: Api<DynamicObject> = match (resource.namespaced, &self.scope.namespace) {
+            (true, Some(namespace)) => Api::namespaced_with(client, namespace, &kind),
+            (false, None) => Api::all_with(client, &kind),
+            (true, None) | (false, Some(_)) => {
+                return Err("the namespace does not fit the kind's scope");
+            }
+        };
+        let mut config = watcher::Config::default().timeout(WATCH_SECONDS);
+        if let Some(name) = &self.scope.name {
+            config = config.fields(&format!("metadata.name={name}"));
+        }
+        Ok(watcher(api, config).backoff(Retry::new()).boxed())
+    }
+}
+
+/// The waits of kube's watcher after errors.
+struct Retry {
+    next: Duration,
+    last: Instant,
+}
+
+impl Retry {
+    fn new() -> Self {
+        Self {
+            next: RETRY.0,
+            last: Instant::now(),
+        }
+    }
+}
+
+impl Iterator for Retry {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let wait = self.next;
+        self.next = (wait * 2).min(RETRY.1);
+        self.last = Instant::now();
+        Some(wait)
+    }
+}
+
+impl Backoff for Retry {
+    /// Comes with every event, so a watch that lists and then breaks again must not start over.
+    fn reset(&mut self) {
+        if self.last.elapsed() > 2 * RETRY.1 {
+            self.next = RETRY.0;
+        }
+    }
+}
+
+/// What one watch has told, so that a new listing can be compared with it.
+struct Tracker {
+    scope: Scope,
+    known: BTreeSet<(Option<String>, String)>,
+    listed: BTreeSet<(Option<String>, String)>,
+    synced: bool,
+}
+
+impl Tracker {
+    fn new(scope: Scope) -> Self {
+        Self {
+            scope,
+            known: BTreeSet::new(),
+            listed: BTreeSet::new(),
+            synced: false,
+        }
+    }
+
+    fn take(&mut self, event: Event<DynamicObject>, out: &mut VecDeque<Observation>) {
+        match event {
+            Event::Init => self.listed.clear(),
+            Event::InitApply(object) => {
+                self.listed.insert(key(&object));
+                out.extend(self.present(object));
+            }
+            Event::InitDone => {
+                let listed = std::mem::take(&mut self.listed);
+                let known = std::mem::replace(&mut self.known, listed);
+                out.extend(known.difference(&self.known).map(|key| self.gone(key)));
+                if !self.synced {
+                    self.synced = true;
+                    out.push_back(Observation::Synced(self.scope.gvk.clone()));
+                }
+            }
+            Event::Apply(object) => {
+                self.known.insert(key(&object));
+                out.extend(self.present(object));
+            }
+            Event::Delete(object) => {
+                let key = key(&object);
+                self.known.remove(&key);
+                out.push_back(self.gone(&key));
+            }
+        }
+    }
+
+    /// Writes an object as JSON; objects in a list come without their kind.
+    fn present(&self, mut object: DynamicObject) -> Option<Observation> {
+        object.metadata.managed_fields = None;
+        object.types = Some(TypeMeta {
+            api_version: self.scope.gvk.api_version(),
+            kind: self.scope.gvk.kind.clone(),
+        });
+        serde_json::to_value(object).ok().map(Observation::Present)
+    }
+
+    fn gone(&self, (namespace, name): &(Option<String>, String)) -> Observation {
+        Observation::Gone(ObjectId {
+            gvk: self.scope.gvk.clone(),
+            namespace: namespace.clone(),
+            name: name.clone(),
+        })
+    }
+}
+
+fn key(object: &DynamicObject) -> (Option<String>, String) {
+    let metadata = &object.metadata;
+    let name = metadata.name.clone().unwrap_or_default();
+    (metadata.namespace.clone(), name)
+}
+
+/// Tells an error of the watcher, unless it is only its sign to list again.
+fn trouble(error: &watcher::Error, scope: &Scope) -> Option<Observation> {
+    let (class, reason) = match error {
+        watcher::Error::WatchError(status) if status.code == 410 => return None,
+        watcher::Error::WatchError(status) => of_status(status),
+        watcher::Error::InitialListFailed(error)
+        | watcher::Error::WatchStartFailed(error)
+        | watcher::Error::WatchFailed(error) => {
+            if let kube::Error::Api(status) = error {
+                if status.code == 410 {
+                    return None;
+                }
+                of_status(status)
+            } else {
+                (Class::Upstream, "the watch was cut".to_owned())
+            }
+        }
+        watcher::Error::NoResourceVersion => {
+            (Class::Caller, "the kind cannot be watched".to_owned())
+        }
+    };
+    Some(Observation::Trouble {
+        gvk: scope.gvk.clone(),
+        class,
+        reason,
+    })
+}
+
+fn of_status(status: &Status) -> (Class, String) {
+    let class = match status.code {
+        403 => Class::Denied,
+        404 => Class::NotFound,
+        405 => Class::Caller,
+        _ => Class::Upstream,
+    };
+    let reason = causes::capped(&status.message);
+    if reason.is_empty() {
+        return (class, format!("status {}", status.code));
+    }
+    (class, reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use deploy::object::Gvk;
+    use deploy::object::text;
+
+    fn scope() -> Scope {
+        Scope {
+            gvk: Gvk::new("apps/v1", "Deployment"),
+            namespace: Some("flask".to_owned()),
+            name: None,
+        }
+    }
+
+    fn object(name: &str) -> DynamicObject {
+        let kind = ApiResource {
+            group: "apps".to_owned(),
+            version: "v1".to_owned(),
+            api_version: "apps/v1".to_owned(),
+            kind: "Deployment".to_owned(),
+            plural: "deployments".to_owned(),
+        };
+        let mut object = DynamicObject::new(name, &kind).within("flask");
+        object.types = None;
+        object.metadata.managed_fields = Some(Vec::new());
+        object
+    }
+
+    fn told(tracker: &mut Tracker, events: Vec<Event<DynamicObject>>) -> Vec<String> {
+        let mut out = VecDeque::new();
+        for event in events {
+            tracker.take(event, &mut out);
+        }
+        let line = |observation| match observation {
+            Observation::Present(value) => {
+                assert_eq!(text(&value, &["kind"]), "Deployment");
+                assert_eq!(value["metadata"].get("managedFields"), None);
+                format!("present {}", text(&value, &["metadata", "name"]))
+            }
+            Observation::Gone(id) => format!("gone {}", id.name),
+            Observation::Synced(_) => "synced".to_owned(),
+            Observation::Trouble { .. } => "trouble".to_owned(),
+        };
+        out.into_iter().map(line).collect()
+    }
+
+    #[test]
+    fn what_vanished_between_two_listings_is_gone() {
+        let mut tracker = Tracker::new(scope());
+        let first = vec![
+            Event::Init,
+            Event::InitApply(object("a")),
+            Event::InitApply(object("b")),
+            Event::InitDone,
+            Event::Apply(object("c")),
+            Event::Delete(object("a")),
+        ];
+        assert_eq!(
+            told(&mut tracker, first),
+            ["present a", "present b", "synced", "present c", "gone a"]
+        );
+        let second = vec![Event::Init, Event::InitApply(object("c")), Event::InitDone];
+        assert_eq!(told(&mut tracker, second), ["present c", "gone b"]);
+    }
+
+    #[test]
+    fn a_denied_watch_is_told_and_an_outdated_one_is_not() {
+        let failed = |code| {
+            let status = Status::failure("no", "x").with_code(code).boxed();
+            watcher::Error::InitialListFailed(kube::Error::Api(status))
+        };
+        let expected = Observation::Trouble {
+            gvk: scope().gvk,
+            class: Class::Denied,
+            reason: "no".to_owned(),
+        };
+        assert_eq!(trouble(&failed(403), &scope()), Some(expected));
+        assert_eq!(trouble(&failed(410), &scope()), None);
+    }
+}

@@ -1,0 +1,251 @@
+//! One HTTP exchange with an API server, as the agent itself or as an actor.
+//!
+//! Called by the rest of [`super`]. One client serves all actors, so connections are shared; who
+//! acts is decided per request by [`As`], which no call can leave out. Invariants: every call is
+//! bounded in time and length; an actor without a name is refused instead of becoming the agent.
+
+use std::error::Error;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use http::HeaderMap;
+use http::HeaderValue;
+use http::Request;
+use http::Response;
+use http_body_util::BodyExt;
+use kube::client::Body;
+
+use deploy::principal::Actor;
+
+/// An answer longer than this is not one of ours.
+const ANSWER_LIMIT: usize = 64 << 20;
+
+/// Who acts.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum As<'a> {
+    /// The agent itself: discovery and health only.
+    Agent,
+    /// An actor, by impersonation.
+    Actor(&'a Actor),
+}
+
+/// What came back.
+#[derive(Debug, Clone)]
+pub(super) struct Answer {
+    /// The status.
+    pub(super) status: u16,
+    /// What the server asked to wait.
+    pub(super) retry_after_seconds: Option<u64>,
+    /// The body.
+    pub(super) body: Vec<u8>,
+}
+
+impl Answer {
+    /// Says whether the status is a success.
+    pub(super) fn is_success(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+}
+
+/// Why nothing came back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// No connection came about: the request surely had no effect.
+    NotSent {
+        /// In words.
+        reason: String,
+    },
+    /// The request left and no whole answer came.
+    Cut {
+        /// In words.
+        reason: String,
+    },
+    /// The request cannot be written down.
+    Unbuildable {
+        /// Why.
+        reason: &'static str,
+    },
+}
+
+/// How much of a body is kept.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Keep {
+    /// All of it.
+    All,
+    /// The last bytes.
+    Tail(usize),
+}
+
+/// A client for one API server.
+#[derive(Clone)]
+pub(super) struct Wire {
+    client: kube::Client,
+    timeout: Duration,
+}
+
+impl Wire {
+    /// Wraps kube's client.
+    pub(super) fn new(client: kube::Client, timeout: Duration) -> Self {
+        Self { client, timeout }
+    }
+
+    /// Sends a request and reads its answer within the timeout.
+    pub(super) async fn send(
+        &self,
+        who: As<'_>,
+        request: http::request::Builder,
+        body: Bytes,
+        keep: Keep,
+    ) -> Result<Answer, Fault> {
+        let mut request =
+            request
+                .body(Body::from(body))
+                .map_err(|_no_detail| Fault::Unbuildable {
+                    reason: "the request has no valid address",
+                })?;
+        dress(request.headers_mut(), who)?;
+        let exchange = async {
+            let response = self.client.send(request).await.map_err(|e| lost(&e))?;
+            read(response, keep).await
+        };
+        tokio::time::timeout(self.timeout, exchange)
+            .await
+            // Connecting has a shorter limit of its own, so the request has left by now.
+            .unwrap_or_else(|_elapsed| {
+                Err(Fault::Cut {
+                    reason: "timed out".to_owned(),
+                })
+            })
+    }
+
+    /// Returns a client that acts as an actor, for kube's watcher.
+    pub(super) fn client_as(&self, actor: &Actor) -> Result<kube::Client, Fault> {
+        let mut headers = HeaderMap::new();
+        dress(&mut headers, As::Actor(actor))?;
+        let client = self.client.clone();
+        let service = tower::service_fn(move |mut request: Request<Body>| {
+            let client = client.clone();
+            request.headers_mut().extend(headers.clone());
+            async move { client.send(request).await }
+        });
+        Ok(kube::Client::new(service, "default"))
+    }
+}
+
+/// Writes down who acts.
+fn dress(headers: &mut HeaderMap, who: As<'_>) -> Result<(), Fault> {
+    let As::Actor(actor) = who else {
+        return Ok(());
+    };
+    let value = |text: &str| {
+        if text.is_empty() {
+            return Err(Fault::Unbuildable {
+                reason: "an actor's name or group is empty",
+            });
+        }
+        HeaderValue::from_str(text).map_err(|_no_detail| Fault::Unbuildable {
+            reason: "an actor's name or group cannot be sent",
+        })
+    };
+    headers.insert("impersonate-user", value(&actor.user)?);
+    for group in &actor.groups {
+        headers.append("impersonate-group", value(group)?);
+    }
+    Ok(())
+}
+
+async fn read(response: Response<Body>, keep: Keep) -> Result<Answer, Fault> {
+    let status = response.status().as_u16();
+    let retry_after_seconds = response
+        .headers()
+        .get(http::header::RETRY_AFTER)
+        .and_then(|value| value.to_str().ok()?.trim().parse().ok());
+    let mut body = Vec::new();
+    let mut frames = response.into_body().into_data_stream();
+    while let Some(frame) = frames.next().await {
+        body.extend_from_slice(&frame.map_err(|e| lost(&e))?);
+        match keep {
+            Keep::All if body.len() > ANSWER_LIMIT => {
+                return Err(Fault::Cut {
+                    reason: "the answer is too long".to_owned(),
+                });
+            }
+            // Twice the length, so that the copying stays linear.
+            Keep::Tail(limit) if body.len() > 2 * limit => {
+                body.drain(..body.len() - limit);
+            }
+            Keep::All | Keep::Tail(_) => {}
+        }
+    }
+    if let Keep::Tail(limit) = keep {
+        body.drain(..body.len().saturating_sub(limit));
+    }
+    Ok(Answer {
+        status,
+        retry_after_seconds,
+        body,
+    })
+}
+
+/// Classifies a fault by the first layer that knows whether a connection came about.
+fn lost(error: &kube::Error) -> Fault {
+    let mut source: &(dyn Error + 'static) = error;
+    let mut unconnected = matches!(error, kube::Error::Auth(_));
+    while let Some(next) = source.source() {
+        source = next;
+        unconnected |= source
+            .downcast_ref::<hyper_util::client::legacy::Error>()
+            .is_some_and(hyper_util::client::legacy::Error::is_connect);
+    }
+    let reason: String = source.to_string().chars().take(200).collect();
+    if unconnected {
+        Fault::NotSent { reason }
+    } else {
+        Fault::Cut { reason }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn actor(user: &str, groups: &[&str]) -> Actor {
+        Actor {
+            user: user.to_owned(),
+            groups: groups.iter().map(|g| (*g).to_owned()).collect(),
+        }
+    }
+
+    #[test]
+    fn an_actor_is_written_into_headers() {
+        let mut headers = HeaderMap::new();
+        let actor = actor("gitlab:ci_job:7", &["gitlab:ci_job", "gitlab:project:4"]);
+        assert_eq!(dress(&mut headers, As::Actor(&actor)), Ok(()));
+        let groups: Vec<&HeaderValue> = headers.get_all("impersonate-group").iter().collect();
+        assert_eq!(headers["impersonate-user"], "gitlab:ci_job:7");
+        assert_eq!(groups, ["gitlab:ci_job", "gitlab:project:4"]);
+    }
+
+    #[test]
+    fn an_actor_without_a_name_never_becomes_the_agent() {
+        for bad in [
+            actor("", &[]),
+            actor("x", &[""]),
+            actor("x\ny", &[]),
+            actor("x", &["g\r\nimpersonate-group: system:masters"]),
+        ] {
+            assert!(dress(&mut HeaderMap::new(), As::Actor(&bad)).is_err());
+        }
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_long_body_is_kept() {
+        let text: Vec<u8> = (0..100u8).collect();
+        let response = Response::new(Body::from(text));
+        let answer = read(response, Keep::Tail(3))
+            .await
+            .expect("a body in memory");
+        assert_eq!(answer.body, [97, 98, 99]);
+    }
+}
