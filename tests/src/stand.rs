@@ -327,6 +327,10 @@ fn launch(name: &str, owner: Owner, tell: fn(&Event)) -> Result<Option<ChildStdi
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .process_group(0);
+    if owner == Owner::Anyone {
+        // It outlives us: a pipe behind our standard error would never see its end.
+        command.stderr(Stdio::null());
+    }
     let mut keeper = command
         .spawn()
         .context("starting the keeper of the stand")?;
