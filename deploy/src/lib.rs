@@ -32,8 +32,9 @@ pub mod spec;
 pub mod template;
 pub mod yaml;
 
-pub mod authorize;
 pub mod policy;
+
+pub mod authorize;
 
 pub mod apply;
 pub mod check;

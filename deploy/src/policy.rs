@@ -1,7 +1,29 @@
 //! The operator's rules as data, read from TOML. No decision is made here.
 //!
 //! Loaded by `agent::config` at start and on reload; used by [`crate::authorize`]. An unknown key,
-//! a duplicate id or a pattern that cannot mean anything is a load error.
+//! a duplicate id or a pattern that cannot mean anything is a load error, and all of them are
+//! reported at once. What every key means stands in `agent/dist/policy.toml`.
+//!
+//! Invariant: a rule that loads hangs on a numeric id (or on Vault metadata) and every pattern in it
+//! starts with a literal, so that no rule grants to everybody or everything by accident.
+
+mod claims;
+mod load;
+mod pattern;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::fmt::Write;
+
+use proto::ids::ClusterName;
+use sha2::Digest;
+use sha2::Sha256;
+
+pub use self::pattern::KindPattern;
+pub use self::pattern::PathPattern;
+pub use self::pattern::Pattern;
 
 /// All rules.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +37,96 @@ pub struct Policy {
 pub struct Rule {
     /// Its id.
     pub id: String,
+    /// All of them must hold, in the order of their names.
+    pub conditions: Vec<Condition>,
+    /// Whether jobs of fork merge requests may use it. Default no.
+    pub allow_forks: bool,
+    /// What may be read from Vault; unset: nothing.
+    pub vault: Option<VaultGrant>,
+    /// What may be written, by cluster.
+    pub clusters: BTreeMap<ClusterName, ClusterGrant>,
+}
+
+/// One key of `[rule.match]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Condition {
+    /// What is looked at.
+    pub subject: Subject,
+    /// One of these must match.
+    pub accepted: Vec<Pattern>,
+}
+
+/// What a condition looks at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Subject {
+    /// The project in which the job runs: `job_project_id`, or `project_id` of older GitLab.
+    Project,
+    /// A claim of GitLab, or Vault metadata of the same name.
+    Claim(String),
+    /// Metadata of a Vault token under a name of the operator's own; never a claim.
+    VaultMetadata(String),
+}
+
+/// `[rule.vault]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VaultGrant {
+    /// The role for the JWT login; unset only in rules that hang on Vault metadata.
+    pub role: Option<String>,
+    /// What may be read.
+    pub paths: Vec<PathPattern>,
+}
+
+/// `[rule.cluster.NAME]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterGrant {
+    /// Where objects may be.
+    pub namespaces: Vec<Pattern>,
+    /// Which kinds may be in manifests.
+    pub kinds: Vec<KindPattern>,
+    /// Which Secrets may be written from Vault.
+    pub secrets: Vec<Pattern>,
+    /// Whether every image has to be named by digest. Default yes.
+    pub require_digest: bool,
+    /// Which images may be used; unset: any.
+    pub images: Option<Vec<Pattern>>,
+    /// Which verbs are granted. Default `apply`.
+    pub verbs: BTreeSet<Verb>,
+    /// Which sensitive metadata manifests may set. Default none.
+    pub metadata: BTreeSet<SensitiveMetadata>,
+}
+
+/// What may be done with an app.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verb {
+    /// Create and change objects.
+    Apply,
+    /// Delete objects that are no longer in the bundle. Reserved.
+    Prune,
+    /// Go back to a recorded revision. Reserved.
+    Rollback,
+}
+
+/// Metadata through which an object reaches beyond itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SensitiveMetadata {
+    /// `metadata.finalizers`: can keep an object from ever being deleted.
+    Finalizers,
+    /// `metadata.ownerReferences`: lets another object's end delete this one.
+    OwnerReferences,
+}
+
+impl SensitiveMetadata {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Finalizers, Self::OwnerReferences];
+
+    /// Returns the key below `metadata`.
+    #[must_use]
+    pub const fn key(self) -> &'static str {
+        match self {
+            Self::Finalizers => "finalizers",
+            Self::OwnerReferences => "ownerReferences",
+        }
+    }
 }
 
 /// Everything that is wrong with a policy file.
@@ -30,8 +142,13 @@ impl Policy {
     ///
     /// # Errors
     /// All problems at once.
-    pub fn parse(_text: &str) -> Result<Self, PolicyError> {
-        panic!("not written yet")
+    pub fn parse(text: &str) -> Result<Self, PolicyError> {
+        let rules = load::rules(text).map_err(|problems| PolicyError { problems })?;
+        let mut hash = String::with_capacity(64);
+        for byte in Sha256::digest(text.as_bytes()) {
+            write!(hash, "{byte:02x}").expect("writing to a text cannot fail");
+        }
+        Ok(Self { rules, hash })
     }
 
     /// Returns the rules.
@@ -44,5 +161,27 @@ impl Policy {
     #[must_use]
     pub fn hash(&self) -> &str {
         &self.hash
+    }
+}
+
+impl Subject {
+    /// Returns the key as it stands in the policy.
+    #[must_use]
+    pub fn key(&self) -> String {
+        match self {
+            Self::Project => "project_id".to_owned(),
+            Self::Claim(name) => name.clone(),
+            Self::VaultMetadata(name) => format!("{}{name}", claims::VAULT_PREFIX),
+        }
+    }
+
+    /// Says whether a condition on this can carry a rule: numeric ids of projects and groups, and
+    /// metadata that the Vault operator gives out. Never paths, which can be registered anew.
+    #[must_use]
+    pub fn carries_rights(&self) -> bool {
+        match self {
+            Self::Project | Self::VaultMetadata(_) => true,
+            Self::Claim(name) => claims::carries_rights(name),
+        }
     }
 }

@@ -1,0 +1,451 @@
+//! Reads the TOML of a policy into rules, collecting every problem with rule and key.
+//!
+//! Called by [`super::Policy::parse`] only. Each table is walked by [`Keys`], which reports what
+//! nobody asked for, so that a misspelt key can never be a rule that silently grants less or more.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+
+use proto::ids::ClusterName;
+use toml::Table;
+use toml::Value;
+
+use super::ClusterGrant;
+use super::Condition;
+use super::KindPattern;
+use super::PathPattern;
+use super::Pattern;
+use super::Rule;
+use super::SensitiveMetadata;
+use super::Subject;
+use super::VaultGrant;
+use super::Verb;
+use super::claims;
+use super::claims::Shape;
+
+/// The version of the file's form that this agent reads.
+const VERSION: i64 = 1;
+/// Metadata under these names says what the caller chose, not what somebody gave to it.
+const WEAK_METADATA: [&str; 3] = ["sub", "project_path", "namespace_path"];
+
+/// Reads all rules.
+pub(super) fn rules(text: &str) -> Result<Vec<Rule>, Vec<String>> {
+    let table: Table = match text.parse() {
+        Ok(table) => table,
+        Err(error) => return Err(vec![syntax(text, &error)]),
+    };
+    let mut problems = Vec::new();
+    let mut keys = Keys::new("policy".to_owned(), &table, &mut problems);
+    match keys.take("version").map(Value::as_integer) {
+        Some(Some(VERSION)) => {}
+        _ => keys.problem("version", "is not 1, the version that this agent reads"),
+    }
+    let listed = match keys.take("rule") {
+        None => Vec::new(),
+        Some(Value::Array(list)) => list.iter().collect(),
+        Some(_) => {
+            keys.problem("rule", "is no list; write each rule as [[rule]]");
+            Vec::new()
+        }
+    };
+    keys.finish();
+    let mut rules = Vec::new();
+    let mut ids = BTreeSet::new();
+    for (place, value) in listed.into_iter().enumerate() {
+        let Some(table) = value.as_table() else {
+            problems.push(format!("rule number {}: is no table", place + 1));
+            continue;
+        };
+        let rule = rule(place + 1, table, &mut problems);
+        if !rule.id.is_empty() && !ids.insert(rule.id.clone()) {
+            problems.push(format!("rule \"{}\": id: is used twice", rule.id));
+        }
+        rules.push(rule);
+    }
+    if problems.is_empty() {
+        Ok(rules)
+    } else {
+        Err(problems)
+    }
+}
+
+fn syntax(text: &str, error: &toml::de::Error) -> String {
+    let line = error
+        .span()
+        .and_then(|span| text.get(..span.start))
+        .map_or(1, |before| before.matches('\n').count() + 1);
+    format!("line {line}: {}", error.message())
+}
+
+/// One table: hands out keys and tells which were never asked for.
+struct Keys<'t, 'p> {
+    place: String,
+    table: &'t Table,
+    taken: Vec<&'static str>,
+    problems: &'p mut Vec<String>,
+}
+
+impl<'t, 'p> Keys<'t, 'p> {
+    fn new(place: String, table: &'t Table, problems: &'p mut Vec<String>) -> Self {
+        Self {
+            place,
+            table,
+            taken: Vec::new(),
+            problems,
+        }
+    }
+
+    fn take(&mut self, key: &'static str) -> Option<&'t Value> {
+        self.taken.push(key);
+        self.table.get(key)
+    }
+
+    fn problem(&mut self, key: &str, what: &str) {
+        self.problems.push(format!("{}: {key}: {what}", self.place));
+    }
+
+    fn text(&mut self, key: &'static str) -> Option<&'t str> {
+        match self.take(key)? {
+            Value::String(text) if !text.trim().is_empty() => Some(text),
+            _ => {
+                self.problem(key, "expected a text that is not empty");
+                None
+            }
+        }
+    }
+
+    fn flag(&mut self, key: &'static str, default: Flag) -> Flag {
+        match self.take(key) {
+            None => default,
+            Some(Value::Boolean(true)) => Flag::Yes,
+            Some(Value::Boolean(false)) => Flag::No,
+            Some(_) => {
+                self.problem(key, "expected true or false");
+                default
+            }
+        }
+    }
+
+    /// Reads a list of texts, each by `parse`; an empty list is a problem.
+    fn list<T>(
+        &mut self,
+        key: &'static str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<Vec<T>> {
+        let value = self.take(key)?;
+        let Some(list) = value.as_array().filter(|list| !list.is_empty()) else {
+            self.problem(key, "expected a list of texts that is not empty");
+            return None;
+        };
+        let mut parsed = Vec::with_capacity(list.len());
+        for value in list {
+            match value.as_str().map(&parse) {
+                Some(Ok(item)) => parsed.push(item),
+                Some(Err(what)) => {
+                    let text = value.as_str().unwrap_or_default();
+                    self.problem(key, &format!("{text:?} {what}"));
+                }
+                None => self.problem(key, "expected texts in quotes"),
+            }
+        }
+        Some(parsed)
+    }
+
+    fn finish(self) {
+        for key in self.table.keys() {
+            if !self.taken.contains(&key.as_str()) {
+                let known = self.taken.join(", ");
+                self.problems.push(format!(
+                    "{}: {key}: is no key of this table; expected one of {known}",
+                    self.place
+                ));
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Flag {
+    Yes,
+    No,
+}
+
+fn rule(number: usize, table: &Table, problems: &mut Vec<String>) -> Rule {
+    let given = table.get("id").and_then(Value::as_str).unwrap_or_default();
+    let place = if given.is_empty() {
+        format!("rule number {number}")
+    } else {
+        format!("rule {given:?}")
+    };
+    let mut keys = Keys::new(place.clone(), table, problems);
+    let id = match keys.text("id") {
+        Some(id) if is_id(id) => id.to_owned(),
+        Some(_) => {
+            keys.problem(
+                "id",
+                "expected letters, digits, `-`, `_` and `.`, at most 100",
+            );
+            String::new()
+        }
+        None => {
+            if !table.contains_key("id") {
+                keys.problem("id", "is missing");
+            }
+            String::new()
+        }
+    };
+    let allow_forks = keys.flag("allow_forks", Flag::No) == Flag::Yes;
+    let matching = section(&mut keys, "match");
+    let vault = section(&mut keys, "vault");
+    let clusters = section(&mut keys, "cluster");
+    keys.finish();
+    let conditions = conditions(&place, matching, problems);
+    let hangs_on_metadata = conditions
+        .iter()
+        .any(|condition| matches!(condition.subject, Subject::VaultMetadata(_)));
+    let vault = vault.map(|table| {
+        let role = if hangs_on_metadata {
+            Role::Optional
+        } else {
+            Role::Required
+        };
+        vault_grant(&place, table, role, problems)
+    });
+    let clusters = clusters.map_or_else(BTreeMap::new, |table| {
+        cluster_grants(&place, table, problems)
+    });
+    if clusters.is_empty() && !table.contains_key("cluster") {
+        problems.push(format!(
+            "{place}: cluster: is missing; a rule grants at least one [rule.cluster.NAME]"
+        ));
+    }
+    Rule {
+        id,
+        conditions,
+        allow_forks,
+        vault,
+        clusters,
+    }
+}
+
+fn is_id(id: &str) -> bool {
+    id.len() <= 100
+        && id
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+}
+
+fn section<'t>(keys: &mut Keys<'t, '_>, key: &'static str) -> Option<&'t Table> {
+    let value = keys.take(key)?;
+    let table = value.as_table();
+    if table.is_none() {
+        keys.problem(key, "expected a table");
+    }
+    table
+}
+
+fn conditions(place: &str, table: Option<&Table>, problems: &mut Vec<String>) -> Vec<Condition> {
+    let place = format!("{place}: match");
+    let Some(table) = table.filter(|table| !table.is_empty()) else {
+        problems.push(format!(
+            "{place}: matches on nothing; name at least the project_id"
+        ));
+        return Vec::new();
+    };
+    let mut conditions = Vec::new();
+    for (key, value) in table {
+        match condition(key, value) {
+            Ok(condition) => conditions.push(condition),
+            Err(found) => {
+                problems.extend(found.iter().map(|what| format!("{place}: {key}: {what}")));
+            }
+        }
+    }
+    if table.contains_key("ref") && !table.contains_key("ref_type") {
+        problems.push(format!(
+            "{place}: ref: a branch and a tag can have the same name; use ref_path, such as \
+             refs/heads/main, or add ref_type"
+        ));
+    }
+    let carried = conditions.iter().any(|one| match &one.subject {
+        Subject::VaultMetadata(name) => !WEAK_METADATA.contains(&name.as_str()),
+        subject @ (Subject::Project | Subject::Claim(_)) => subject.carries_rights(),
+    });
+    // Where an id was named and is wrong, its own problem is enough.
+    if !carried && conditions.len() == table.len() {
+        problems.push(format!(
+            "{place}: names no id; paths and names can be registered anew by others, so add \
+             project_id, namespace_id, or metadata of a Vault token"
+        ));
+    }
+    conditions
+}
+
+fn condition(key: &str, value: &Value) -> Result<Condition, Vec<String>> {
+    let (subject, shape) = if let Some(name) = key.strip_prefix(claims::VAULT_PREFIX) {
+        if name.is_empty() {
+            return Err(vec!["names no metadata".to_owned()]);
+        }
+        (Subject::VaultMetadata(name.to_owned()), Shape::Text)
+    } else {
+        let shape = claims::shape(key).map_err(|what| vec![what])?;
+        let subject = match key {
+            "project_id" => Subject::Project,
+            other => Subject::Claim(other.to_owned()),
+        };
+        (subject, shape)
+    };
+    let alternatives = match value {
+        Value::Array(list) if list.is_empty() => {
+            return Err(vec!["is an empty list, so nothing could match".to_owned()]);
+        }
+        Value::Array(list) => list.iter().collect(),
+        one => vec![one],
+    };
+    let mut accepted = Vec::new();
+    let mut found = Vec::new();
+    for value in alternatives {
+        match alternative(value, shape) {
+            Ok(pattern) => accepted.push(pattern),
+            Err(what) => found.push(what),
+        }
+    }
+    if found.is_empty() {
+        Ok(Condition { subject, accepted })
+    } else {
+        Err(found)
+    }
+}
+
+fn alternative(value: &Value, shape: Shape) -> Result<Pattern, String> {
+    let text = match (value, shape) {
+        (Value::Boolean(flag), Shape::Flag) => flag.to_string(),
+        (Value::Boolean(_), Shape::Id | Shape::RefPath | Shape::Text) => {
+            return Err("is a boolean; this claim is a text, write it in quotes".to_owned());
+        }
+        (Value::Integer(number), Shape::Id | Shape::Text) => number.to_string(),
+        (Value::String(text), _) => text.clone(),
+        _ => return Err("expected a text, a number, true or false, or a list of them".to_owned()),
+    };
+    match shape {
+        Shape::Id if !is_number(&text) => {
+            Err("expected a whole number above 0, without wildcards".to_owned())
+        }
+        Shape::Flag if text != "true" && text != "false" => {
+            Err("expected true or false".to_owned())
+        }
+        Shape::RefPath if !text.starts_with("refs/") => {
+            Err("expected a full path, such as refs/heads/main".to_owned())
+        }
+        Shape::Id | Shape::Flag | Shape::RefPath | Shape::Text => Pattern::parse(&text),
+    }
+}
+
+fn is_number(text: &str) -> bool {
+    text.len() <= 19
+        && !text.starts_with('0')
+        && text.bytes().all(|byte| byte.is_ascii_digit())
+        && !text.is_empty()
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Required,
+    Optional,
+}
+
+fn vault_grant(place: &str, table: &Table, need: Role, problems: &mut Vec<String>) -> VaultGrant {
+    let mut keys = Keys::new(format!("{place}: vault"), table, problems);
+    let role = keys.text("role").map(str::to_owned);
+    if !table.contains_key("role") && need == Role::Required {
+        keys.problem("role", "is missing; it is the role for the JWT login");
+    }
+    if !table.contains_key("paths") {
+        keys.problem("paths", "is missing");
+    }
+    let paths = keys.list("paths", PathPattern::parse).unwrap_or_default();
+    keys.finish();
+    VaultGrant { role, paths }
+}
+
+fn cluster_grants(
+    place: &str,
+    table: &Table,
+    problems: &mut Vec<String>,
+) -> BTreeMap<ClusterName, ClusterGrant> {
+    let mut grants = BTreeMap::new();
+    if table.is_empty() {
+        problems.push(format!("{place}: cluster: grants no cluster"));
+    }
+    for (name, value) in table {
+        let place = format!("{place}: cluster.{name}");
+        let parsed: Result<ClusterName, _> = name.parse();
+        match (parsed, value.as_table()) {
+            (Ok(name), Some(table)) => {
+                grants.insert(name, cluster_grant(place, table, problems));
+            }
+            (Err(error), _) => problems.push(format!("{place}: is no name of a cluster: {error}")),
+            (Ok(_), None) => problems.push(format!("{place}: expected a table")),
+        }
+    }
+    grants
+}
+
+fn cluster_grant(place: String, table: &Table, problems: &mut Vec<String>) -> ClusterGrant {
+    let mut keys = Keys::new(place, table, problems);
+    if !table.contains_key("namespaces") {
+        keys.problem("namespaces", "is missing");
+    }
+    let grant = ClusterGrant {
+        namespaces: keys.list("namespaces", name_pattern).unwrap_or_default(),
+        kinds: keys.list("kinds", KindPattern::parse).unwrap_or_default(),
+        secrets: keys.list("secrets", name_pattern).unwrap_or_default(),
+        require_digest: keys.flag("require_digest", Flag::Yes) == Flag::Yes,
+        images: keys.list("images", image_pattern),
+        verbs: keys
+            .list("verbs", verb)
+            .map_or_else(|| BTreeSet::from([Verb::Apply]), BTreeSet::from_iter),
+        metadata: keys
+            .list("metadata", metadata)
+            .map_or_else(BTreeSet::new, BTreeSet::from_iter),
+    };
+    if !table.contains_key("kinds") && !table.contains_key("secrets") {
+        keys.problem("kinds", "is missing, and so is secrets: nothing is granted");
+    }
+    keys.finish();
+    grant
+}
+
+/// A pattern over names of objects and namespaces.
+fn name_pattern(text: &str) -> Result<Pattern, String> {
+    let pattern = Pattern::parse(text)?;
+    if proto::ids::dns_subdomain(&text.replace('*', "x")).is_err() {
+        return Err("can match no name: names are lower case letters, digits, `-` and `.`".into());
+    }
+    Ok(pattern)
+}
+
+/// A pattern over images; a wildcard must not reach into the name of the registry.
+fn image_pattern(text: &str) -> Result<Pattern, String> {
+    let pattern = Pattern::parse(text)?;
+    let head = text.split('*').next().unwrap_or_default();
+    if pattern.literal().is_none() && !head.contains('/') {
+        return Err("has a wildcard in the registry's name; write a `/` before it".to_owned());
+    }
+    Ok(pattern)
+}
+
+fn verb(text: &str) -> Result<Verb, String> {
+    match text {
+        "apply" => Ok(Verb::Apply),
+        "prune" => Ok(Verb::Prune),
+        "rollback" => Ok(Verb::Rollback),
+        _ => Err("is no verb; expected apply, prune or rollback".to_owned()),
+    }
+}
+
+fn metadata(text: &str) -> Result<SensitiveMetadata, String> {
+    let mut all = SensitiveMetadata::ALL.into_iter();
+    all.find(|one| one.key() == text)
+        .ok_or_else(|| "is none of finalizers and ownerReferences".to_owned())
+}
