@@ -1,16 +1,41 @@
 //! Watches a rollout until every applied object is ready, one has failed for good, or the deadline.
 //!
-//! The loop only: it feeds observations into a world, and asks [`crate::rollout`] and
-//! [`crate::cause`] again after each change. Called by [`crate::engine`].
+//! The loop only: it feeds observations into a [`state::State`], which asks [`crate::rollout`] and
+//! [`crate::cause`] again after each change. Called by [`crate::engine`]. Nothing is judged before
+//! the first listing of every kind is complete, and "ready" means that all objects are ready in one
+//! and the same look.
 
+mod evidence;
+mod ledger;
+mod progress;
+mod scopes;
+mod state;
+
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::StreamExt;
+use futures::stream::BoxStream;
 use proto::report::Cause;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::log::RunLog;
 use crate::object::AppliedObject;
+use crate::ports::Observation;
 use crate::ports::Ports;
 use crate::principal::Actor;
+
+use progress::Progress;
+use state::State;
+use state::Verdict;
+
+/// Changes within this time are judged together: a rollout of many pods changes hundreds of times a
+/// second, and nobody notices a tenth of a second.
+const COALESCE: Duration = Duration::from_millis(100);
+
+/// Time alone can make a cause final, so we look at least this often.
+const TICK: Duration = Duration::from_secs(1);
 
 /// How a rollout ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,13 +61,141 @@ pub enum Outcome {
 
 /// Watches. `applied` are all objects of the run; `namespace` is where their pods and events are.
 pub async fn watch(
-    _applied: &[AppliedObject],
-    _namespace: &str,
-    _actor: &Actor,
-    _ports: &Ports,
-    _log: &RunLog,
-    _deadline: Instant,
-    _stop: &CancellationToken,
+    applied: &[AppliedObject],
+    namespace: &str,
+    actor: &Actor,
+    ports: &Ports,
+    log: &RunLog,
+    deadline: Instant,
+    stop: &CancellationToken,
 ) -> Outcome {
-    panic!("not written yet")
+    let scopes = scopes::of(applied, namespace);
+    let state = State::new(applied, &scopes, actor);
+    let look = Look {
+        actor,
+        ports,
+        log,
+        deadline,
+        stop,
+    };
+    let observations = if scopes.is_empty() {
+        futures::stream::pending().boxed()
+    } else {
+        ports.cluster.observe(actor, scopes)
+    };
+    look.run(state, observations).await
 }
+
+/// What the loop needs besides its state.
+struct Look<'a> {
+    actor: &'a Actor,
+    ports: &'a Ports,
+    log: &'a RunLog,
+    deadline: Instant,
+    stop: &'a CancellationToken,
+}
+
+/// Why the loop goes on.
+enum Woken {
+    Stopped,
+    Deadline,
+    Observed(Observation),
+    Ended,
+    Time,
+}
+
+impl Look<'_> {
+    async fn run(
+        &self,
+        mut state: State,
+        mut observations: BoxStream<'static, Observation>,
+    ) -> Outcome {
+        let mut progress = Progress::new(Instant::now());
+        let mut judge_at = Instant::now();
+        loop {
+            match self.wait(&mut observations, judge_at).await {
+                Woken::Stopped => return Outcome::Stopped,
+                Woken::Deadline => return self.timed_out(&mut state, observations).await,
+                Woken::Observed(first) => {
+                    self.take(&mut state, &mut observations, first);
+                    judge_at = judge_at.min(Instant::now() + COALESCE);
+                    continue;
+                }
+                Woken::Ended => observations = futures::stream::pending().boxed(),
+                Woken::Time => {}
+            }
+            let view = state.judge(Instant::now());
+            progress.tell(&view, self.log, Instant::now());
+            match state.verdict(&view, Instant::now()) {
+                Verdict::Wait => {}
+                Verdict::Ready(warnings) => return Outcome::Ready { warnings },
+                Verdict::Failed(blames) => {
+                    let causes = self.causes(blames).await;
+                    return Outcome::Failed { causes };
+                }
+            }
+            judge_at = Instant::now() + TICK;
+        }
+    }
+
+    /// Waits for the next thing to do. A lost arm loses nothing: time and token are level-triggered,
+    /// and the stream hands an observation out only when it is polled to the end.
+    async fn wait(
+        &self,
+        observations: &mut BoxStream<'static, Observation>,
+        judge_at: Instant,
+    ) -> Woken {
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => Woken::Stopped,
+            () = tokio::time::sleep_until(self.deadline) => Woken::Deadline,
+            () = tokio::time::sleep_until(judge_at) => Woken::Time,
+            observation = observations.next() => observation.map_or(Woken::Ended, Woken::Observed),
+        }
+    }
+
+    /// Takes in an observation and all that are there already.
+    fn take(
+        &self,
+        state: &mut State,
+        observations: &mut BoxStream<'static, Observation>,
+        first: Observation,
+    ) {
+        let mut next = Some(first);
+        while let Some(observation) = next {
+            if let Some(warning) = state.observe(observation, Instant::now()) {
+                self.log.warn(warning);
+            }
+            next = observations.next().now_or_never().flatten();
+        }
+    }
+
+    /// Looks one last time, with all that is there: the deadline must not hide a verdict.
+    async fn timed_out(
+        &self,
+        state: &mut State,
+        mut observations: BoxStream<'static, Observation>,
+    ) -> Outcome {
+        if let Some(Some(first)) = observations.next().now_or_never() {
+            self.take(state, &mut observations, first);
+        }
+        let now = Instant::now();
+        let view = state.judge(now);
+        match state.verdict(&view, now) {
+            Verdict::Ready(warnings) => Outcome::Ready { warnings },
+            Verdict::Failed(blames) => Outcome::Failed {
+                causes: self.causes(blames).await,
+            },
+            Verdict::Wait => Outcome::TimedOut {
+                causes: self.causes(state.unfinished(&view)).await,
+            },
+        }
+    }
+
+    async fn causes(&self, blames: Vec<state::Blame>) -> Vec<Cause> {
+        evidence::causes(blames, self.actor, self.ports, self.log, self.stop).await
+    }
+}
+
+#[cfg(test)]
+mod tests;
