@@ -175,7 +175,10 @@ impl Secrets for Vault {
                 Login::Jwt { token, role } => self.trade(token, role.clone()).await,
                 Login::Passed { token } => {
                     wire::header_text(token).map_err(|bad| meaning(bad, Doing::Login))?;
-                    Ok(Session { token: token.duplicate(), ours: false })
+                    Ok(Session {
+                        token: token.duplicate(),
+                        ours: false,
+                    })
                 }
             }
         }

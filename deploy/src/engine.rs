@@ -35,6 +35,7 @@ use crate::report::Verdict;
 use crate::resolve;
 use crate::resolve::Draft;
 use crate::resolve::ResolvedSecrets;
+use crate::resolve::clean_up;
 use crate::secret::FingerprintKey;
 use crate::watch;
 use crate::watch::Outcome;
@@ -370,9 +371,9 @@ async fn settle_secrets(
         stop: &stop,
         ..patience.clone()
     };
-    resolve::revoke(&unused, &session, tools.ports, &patience).await;
+    clean_up::revoke(&unused, &session, tools.ports, &patience).await;
     if kept.is_empty() {
-        resolve::end_session(session, tools.ports, &patience).await;
+        clean_up::end_session(session, tools.ports, &patience).await;
         return;
     }
     for lease in &kept {

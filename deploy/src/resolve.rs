@@ -4,7 +4,11 @@
 //! all fields, sizes and template names are known to be there, and no credential was issued. A dry
 //! run stops here. [`Draft::issue`] then issues dynamic credentials (one per Secret and path, so
 //! that user and password belong together), notes each lease in the journal before anything else
-//! happens, and renders templates. Called by [`crate::engine`].
+//! happens, and renders templates; [`clean_up`] revokes what no written Secret holds. Called by
+//! [`crate::engine`].
+
+pub mod clean_up;
+mod issue;
 
 use std::collections::BTreeMap;
 
@@ -12,11 +16,11 @@ use crate::backoff::Patience;
 use crate::backoff::Trouble;
 use crate::class::Class;
 use crate::ports::Engine;
-use crate::ports::Entry;
 use crate::ports::JournalError;
 use crate::ports::Login;
 use crate::ports::Mount;
 use crate::ports::Ports;
+use crate::ports::SecretData;
 use crate::ports::SecretsError;
 use crate::ports::Session;
 use crate::secret::LeaseId;
@@ -125,7 +129,7 @@ pub struct Draft {
     session: Session,
     specs: Vec<SecretSpec>,
     mounts: BTreeMap<String, Mount>,
-    read: BTreeMap<(String, Option<u64>), crate::ports::SecretData>,
+    read: BTreeMap<(String, Option<u64>), SecretData>,
 }
 
 /// The values of one Secret.
@@ -402,182 +406,7 @@ impl Draft {
 
     /// Ends the session without having issued anything.
     pub async fn close(self, ports: &Ports, patience: &Patience<'_>) {
-        end_session(self.session, ports, patience).await;
-    }
-
-    /// Issues what is dynamic and renders what is a template.
-    ///
-    /// # Errors
-    /// The error, and whatever was issued before it: the caller has to revoke it.
-    pub async fn issue(
-        mut self,
-        ports: &Ports,
-        patience: &Patience<'_>,
-    ) -> Result<ResolvedSecrets, (ResolveError, ResolvedSecrets)> {
-        let mut out = ResolvedSecrets::none();
-        let specs = std::mem::take(&mut self.specs);
-        let mut failed = None;
-        for spec in &specs {
-            match self
-                .materialize(spec, &mut out.leases, ports, patience)
-                .await
-            {
-                Ok(secret) => out.secrets.push(secret),
-                Err(error) => {
-                    failed = Some(error);
-                    break;
-                }
-            }
-        }
-        out.session = Some(self.session);
-        match failed {
-            Some(error) => Err((error, out)),
-            None => Ok(out),
-        }
-    }
-
-    async fn materialize(
-        &self,
-        spec: &SecretSpec,
-        leases: &mut Vec<HeldLease>,
-        ports: &Ports,
-        patience: &Patience<'_>,
-    ) -> Result<ResolvedSecret, ResolveError> {
-        let mut issued: BTreeMap<&str, crate::ports::SecretData> = BTreeMap::new();
-        let mut data: BTreeMap<String, Secret> = BTreeMap::new();
-        for used in fields(std::slice::from_ref(spec)) {
-            let value = if self.is_dynamic(used.path) {
-                if !issued.contains_key(used.path.as_str()) {
-                    let fresh = self.issue_one(&used, leases, ports, patience).await?;
-                    issued.insert(used.path.as_str(), fresh);
-                }
-                issued
-                    .get(used.path.as_str())
-                    .and_then(|fresh| fresh.fields.get(used.field))
-            } else {
-                self.read
-                    .get(&(used.path.as_str().to_owned(), used.version))
-                    .and_then(|read| read.fields.get(used.field))
-            };
-            let value = value.ok_or_else(|| field_missing(&used))?;
-            data.insert(used.key.to_owned(), value.duplicate());
-        }
-        let rendered = render(spec, &data)?;
-        rendered
-            .values()
-            .for_each(|value| patience.log.learn(value));
-        data.extend(rendered);
-        check_size(&spec.name, data.values().map(Secret::len).sum())?;
-        Ok(ResolvedSecret {
-            name: spec.name.clone(),
-            data,
-        })
-    }
-
-    async fn issue_one(
-        &self,
-        used: &Used<'_>,
-        leases: &mut Vec<HeldLease>,
-        ports: &Ports,
-        patience: &Patience<'_>,
-    ) -> Result<crate::ports::SecretData, ResolveError> {
-        let fresh = patience
-            .retry(
-                async || {
-                    ports
-                        .secrets
-                        .issue(&self.session, used.path)
-                        .await
-                        .map_err(|source| ResolveError::Vault {
-                            what: used.path.to_string(),
-                            source,
-                        })
-                },
-                trouble,
-            )
-            .await?;
-        fresh
-            .fields
-            .values()
-            .for_each(|value| patience.log.learn(value));
-        if let Some(lease) = &fresh.lease {
-            leases.push(HeldLease {
-                id: lease.id.clone(),
-                secret: used.secret.to_owned(),
-                path: used.path.to_string(),
-                seconds: lease.seconds,
-            });
-            ports
-                .journal
-                .append(Entry::LeaseIssued {
-                    lease: lease.id.clone(),
-                })
-                .await?;
-        }
-        patience.log.info(format!(
-            "issued a credential from {} for Secret {}",
-            used.path, used.secret
-        ));
-        Ok(fresh)
-    }
-}
-
-/// Revokes leases and says which could not be.
-pub async fn revoke(
-    leases: &[HeldLease],
-    session: &Session,
-    ports: &Ports,
-    patience: &Patience<'_>,
-) {
-    for lease in leases {
-        let result = patience
-            .retry(
-                async || ports.secrets.revoke(session, &lease.id).await,
-                |error: &SecretsError| Trouble {
-                    // Revoking is idempotent, so an unanswered one is simply sent again.
-                    class: if error.class().is_transient() {
-                        Class::Upstream
-                    } else {
-                        error.class()
-                    },
-                    retry_after_seconds: None,
-                    reason: error.to_string(),
-                },
-            )
-            .await;
-        match result {
-            Ok(()) => {
-                patience.log.info(format!(
-                    "revoked the credential from {} for Secret {}",
-                    lease.path, lease.secret
-                ));
-                if let Err(error) = ports
-                    .journal
-                    .append(Entry::LeaseRevoked {
-                        lease: lease.id.clone(),
-                    })
-                    .await
-                {
-                    patience.log.warn(error.to_string());
-                }
-            }
-            Err(error) => patience.log.warn(format!(
-                "could not revoke the credential from {} ({error}); it ends by itself within {} s",
-                lease.path, lease.seconds
-            )),
-        }
-    }
-}
-
-/// Ends a session that is ours; failure is only told, the token ends by itself.
-pub async fn end_session(session: Session, ports: &Ports, patience: &Patience<'_>) {
-    if !session.ours {
-        return;
-    }
-    if let Err(error) = ports.secrets.logout(session).await {
-        patience.log.warn(format!(
-            "could not revoke the run's Vault token ({error}); it ends at its TTL"
-        ));
+        clean_up::end_session(self.session, ports, patience).await;
     }
 }
 
@@ -589,28 +418,6 @@ fn check_size(secret: &str, bytes: usize) -> Result<(), ResolveError> {
         });
     }
     Ok(())
-}
-
-fn render(
-    spec: &SecretSpec,
-    data: &BTreeMap<String, Secret>,
-) -> Result<BTreeMap<String, Secret>, ResolveError> {
-    let values: BTreeMap<String, &Secret> = data
-        .iter()
-        .map(|(key, value)| (key.clone(), value))
-        .collect();
-    let mut rendered = BTreeMap::new();
-    for (key, source) in &spec.keys {
-        if let Source::Template(template) = source {
-            let error = |source| ResolveError::Template {
-                secret: spec.name.clone(),
-                key: key.clone(),
-                source,
-            };
-            rendered.insert(key.clone(), template.render(&values).map_err(error)?);
-        }
-    }
-    Ok(rendered)
 }
 
 /// One use of a field by a key.
