@@ -1,1 +1,463 @@
-//! Not written yet.
+//! The composition root: the only file that names every part, and the life of the process.
+//!
+//! [`load`] reads configuration and policy; [`parts`] makes the adapters; [`Bound::build`] puts
+//! everything together, recovers the journal and binds the sockets; [`Bound::run`] serves until a
+//! signal and ends in order. Tests start at [`Bound::build`] with doubles as [`Parts`], or with a
+//! [`Brain`] of their own at [`Bound::with_brain`].
+
+mod intake;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use deploy::policy::Policy;
+use deploy::policy::PolicyError;
+use deploy::ports::Clock;
+use deploy::ports::Cluster;
+use deploy::ports::Secrets;
+use deploy::secret::FingerprintKey;
+use futures::future::BoxFuture;
+use proto::ids::ClusterName;
+use sd_notify::NotifyState;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::SystemClock;
+use crate::config::Config;
+use crate::config::ConfigError;
+use crate::config::Environment;
+use crate::http::Site;
+use crate::http::brain::Brain;
+use crate::http::brain::Identify;
+use crate::http::listener::BindError;
+use crate::http::listener::BoundSocket;
+use crate::http::listener::bind;
+use crate::http::route::Socket;
+use crate::http::serve::serve;
+use crate::journal::DiskJournal;
+use crate::journal::Fault;
+use crate::journal::OpenError;
+use crate::lifecycle::EndSignal;
+use crate::lifecycle::Lifecycle;
+use crate::lifecycle::Supervisor;
+use crate::lifecycle::notify;
+use crate::lifecycle::signals;
+use crate::lifecycle::watchdog;
+use crate::metrics::Metrics;
+use crate::readiness::Blocker;
+use crate::readiness::Readiness;
+use crate::runs::Runs;
+use crate::telemetry::Chain;
+
+/// What cancelled runs have to end before the process does.
+const CUT_TIME: Duration = Duration::from_secs(10);
+/// What connections have to end; a little over their own last words.
+const CLOSE_TIME: Duration = Duration::from_secs(3);
+/// How often a part is probed.
+const PROBE_PERIOD: Duration = Duration::from_secs(15);
+/// How often a part that does not work is probed.
+const PROBE_AGAIN: Duration = Duration::from_secs(2);
+/// How often old records are forgotten.
+const PURGE_PERIOD: Duration = Duration::from_secs(3_600);
+
+/// Why the agent cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A file cannot be read.
+    #[error("cannot read the {what} {}", path.display())]
+    Read {
+        /// What the file is.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The configuration is wrong.
+    #[error("{}: {source}", path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// All problems.
+        source: ConfigError,
+    },
+    /// The policy is wrong.
+    #[error("{}: {source}:\n  {}", path.display(), source.problems.join("\n  "))]
+    Policy {
+        /// The file.
+        path: PathBuf,
+        /// All problems.
+        source: PolicyError,
+    },
+    /// The journal cannot be opened.
+    #[error(transparent)]
+    Journal(#[from] OpenError),
+    /// The journal cannot be recovered.
+    #[error("cannot recover the runs of the last process")]
+    Recover(#[source] Fault),
+    /// A socket cannot be bound.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The kernel has no signals or no randomness for us.
+    #[error("cannot get {what} from the kernel")]
+    Kernel {
+        /// What.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// An adapter cannot be made from its settings.
+    #[error("cannot set up {part}")]
+    Adapter {
+        /// Which.
+        part: String,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// How the process ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// As asked, with every run over.
+    Clean,
+    /// By force or by deadline, with runs that were not over.
+    Cut {
+        /// How many.
+        runs: usize,
+    },
+    /// A part of the agent failed.
+    Broken {
+        /// Which.
+        part: String,
+    },
+}
+
+impl Ending {
+    /// Returns the exit code.
+    #[must_use]
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Clean => ExitCode::SUCCESS,
+            Self::Broken { .. } => ExitCode::FAILURE,
+            Self::Cut { .. } => ExitCode::from(3),
+        }
+    }
+}
+
+/// A part whose standing `/readyz` shows; asked in the background.
+pub struct Probe {
+    /// The name of its blocker, such as `vault` or `cluster:demo`.
+    pub name: String,
+    /// Asks it; in words what is wrong. Bounded by the adapter's own timeout.
+    pub ask: Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>,
+}
+
+/// The adapters, or doubles of them.
+pub struct Parts {
+    /// Vault.
+    pub secrets: Arc<dyn Secrets>,
+    /// Every cluster.
+    pub clusters: BTreeMap<ClusterName, Arc<dyn Cluster>>,
+    /// Who is it.
+    pub identify: Identify,
+    /// The key of fingerprints; the clusters' adapters use the same.
+    pub key: Arc<FingerprintKey>,
+    /// Wall time.
+    pub clock: Arc<dyn Clock>,
+    /// What `/readyz` shows beside the agent's own parts.
+    pub probes: Vec<Probe>,
+}
+
+/// Reads configuration and policy.
+///
+/// # Errors
+/// With every mistake of the first file that has one.
+pub fn load(file: &Path, environment: Environment) -> Result<(Config, Policy), StartError> {
+    let read = |what, path: &Path| {
+        fs::read_to_string(path).map_err(|source| StartError::Read {
+            what,
+            path: path.to_owned(),
+            source,
+        })
+    };
+    let text = read("configuration", file)?;
+    let config = Config::read(&text, environment).map_err(|source| StartError::Config {
+        path: file.to_owned(),
+        source,
+    })?;
+    let text = read("policy", &config.policy)?;
+    let policy = Policy::parse(&text).map_err(|source| StartError::Policy {
+        path: config.policy.clone(),
+        source,
+    })?;
+    Ok((config, policy))
+}
+
+/// Runs the agent as a process.
+///
+/// # Errors
+/// When it cannot start.
+pub async fn run(config: Config, policy: Policy) -> Result<Ending, StartError> {
+    let signals = signals().map_err(|source| StartError::Kernel {
+        what: "signals",
+        source,
+    })?;
+    let parts = parts(&config).await?;
+    let bound = Bound::build(&config, policy, parts).await?;
+    notify(NotifyState::Ready);
+    Ok(bound.run(signals).await)
+}
+
+/// Makes the adapters.
+#[expect(
+    clippy::unused_async,
+    reason = "the cluster adapter connects when it is made"
+)]
+async fn parts(_config: &Config) -> Result<Parts, StartError> {
+    Err(StartError::Adapter {
+        part: "the adapters".to_owned(),
+        source: "they are not wired yet".into(),
+    })
+}
+
+/// The agent with its sockets bound and its journal recovered, not serving yet.
+pub struct Bound {
+    site: Arc<Site>,
+    jobs: BoundSocket,
+    admin: BoundSocket,
+    journal: DiskJournal,
+    probes: Vec<(Probe, Blocker)>,
+    drain_timeout: Duration,
+}
+
+impl Bound {
+    /// Puts everything together over adapters or doubles.
+    ///
+    /// # Errors
+    /// Journal or sockets.
+    pub async fn build(config: &Config, policy: Policy, parts: Parts) -> Result<Self, StartError> {
+        let Parts {
+            secrets,
+            clusters,
+            identify,
+            key,
+            clock,
+            probes,
+        } = parts;
+        let hash = policy.hash().to_owned();
+        let intake = intake::Intake {
+            policy: Arc::new(policy),
+            secrets,
+            clusters,
+            key,
+            clock: Arc::clone(&clock),
+            limits: config.limits.bundle,
+        };
+        Self::with_brain(config, hash, intake.brain(identify), clock, probes).await
+    }
+
+    /// Puts everything together over a brain; `policy` is the hash that `/v1/status` shows.
+    ///
+    /// # Errors
+    /// Journal or sockets.
+    pub async fn with_brain(
+        config: &Config,
+        policy: String,
+        brain: Brain,
+        clock: Arc<dyn Clock>,
+        probes: Vec<Probe>,
+    ) -> Result<Self, StartError> {
+        let journal = DiskJournal::open(&config.state_dir)?;
+        recover(&journal, &*clock)
+            .await
+            .map_err(StartError::Recover)?;
+        let readiness = Readiness::default();
+        let lifecycle = Lifecycle::default();
+        let metrics = Arc::<Metrics>::default();
+        let runs = Runs::new(
+            journal.clone(),
+            Arc::clone(&clock),
+            lifecycle.clone(),
+            Arc::clone(&metrics),
+            config.runs,
+        );
+        let jobs = bind(&config.socket.jobs, config.socket.jobs_mode, 0o755)?;
+        let admin = bind(&config.socket.admin, 0o600, 0o700)?;
+        let block = |probe: Probe| {
+            let blocker = readiness.block(&probe.name, "not asked yet");
+            (probe, blocker)
+        };
+        let probes = probes.into_iter().map(block).collect();
+        let site = Site {
+            brain,
+            runs,
+            policy,
+            readiness,
+            metrics,
+            lifecycle,
+            clock,
+            limits: config.limits,
+        };
+        Ok(Self {
+            site: Arc::new(site),
+            jobs,
+            admin,
+            journal,
+            probes,
+            drain_timeout: config.drain_timeout,
+        })
+    }
+
+    /// Returns the path of the jobs socket.
+    #[must_use]
+    pub fn jobs(&self) -> &Path {
+        self.jobs.path()
+    }
+
+    /// Serves until a signal comes or a part fails, then ends in order.
+    pub async fn run(self, mut signals: mpsc::Receiver<EndSignal>) -> Ending {
+        let Self {
+            site,
+            jobs,
+            admin,
+            journal,
+            probes,
+            drain_timeout,
+        } = self;
+        let stop = site.lifecycle.stopped();
+        tracing::info!(jobs = %jobs.path().display(), admin = %admin.path().display(), "serving");
+        let mut supervisor = Supervisor::default();
+        supervisor.spawn("jobs socket", serve(jobs, Socket::Jobs, Arc::clone(&site)));
+        supervisor.spawn(
+            "admin socket",
+            serve(admin, Socket::Admin, Arc::clone(&site)),
+        );
+        supervisor.spawn("watchdog", watchdog(stop.clone()));
+        supervisor.spawn(
+            "purge",
+            purge(journal, Arc::clone(&site.clock), stop.clone()),
+        );
+        for (probe, blocker) in probes {
+            supervisor.spawn("probe", watch_part(probe, blocker, stop.clone()));
+        }
+        // Losing a signal's poll loses no signal, the channel keeps it; an ended task stays ended.
+        let broken = tokio::select! {
+            Some(EndSignal(name)) = signals.recv() => {
+                tracing::info!(signal = name, "draining");
+                None
+            }
+            part = supervisor.ended() => Some(part),
+        };
+        notify(NotifyState::Stopping);
+        let ending = if let Some(part) = broken {
+            tracing::error!(part, "a part of the agent ended, so the process does");
+            site.lifecycle.drain();
+            site.runs.cut_all();
+            Ending::Broken { part }
+        } else {
+            end_runs(&site, drain_timeout, &mut signals).await
+        };
+        site.lifecycle.stop();
+        supervisor.finish(CLOSE_TIME).await;
+        let left = site.runs.active();
+        tracing::info!(?ending, cut = ?left, "ended");
+        ending
+    }
+}
+
+/// Lets runs end: by themselves, then by cancelling; a second signal ends the waiting.
+async fn end_runs(
+    site: &Site,
+    drain_timeout: Duration,
+    signals: &mut mpsc::Receiver<EndSignal>,
+) -> Ending {
+    site.lifecycle.drain();
+    let orderly = async {
+        // Waiting for runs changes nothing, so giving it up is safe.
+        if tokio::time::timeout(drain_timeout, site.runs.idle())
+            .await
+            .is_err()
+        {
+            tracing::warn!(runs = ?site.runs.active(), "the drain time is over, cancelling");
+            site.runs.cut_all();
+            let cut = tokio::time::timeout(CUT_TIME, site.runs.idle()).await;
+            if cut.is_err() {
+                tracing::error!("runs did not end after they were cancelled");
+            }
+        }
+    };
+    // Either way the waiting ends and nothing of a run is dropped here.
+    tokio::select! {
+        () = orderly => {}
+        Some(EndSignal(name)) = signals.recv() => {
+            tracing::warn!(signal = name, "second signal, ending now");
+        }
+    }
+    match site.runs.active().len() {
+        0 => Ending::Clean,
+        runs => Ending::Cut { runs },
+    }
+}
+
+/// Tells the log how the runs of the last process stood.
+async fn recover(journal: &DiskJournal, clock: &dyn Clock) -> Result<(), Fault> {
+    for run in journal.recover(clock.now()).await? {
+        tracing::warn!(
+            run = %run.id,
+            phase = ?run.phase,
+            leases = run.leases.len(),
+            "a run was cut off by the end of the last process"
+        );
+    }
+    Ok(())
+}
+
+/// Forgets old records, now and hourly.
+async fn purge(journal: DiskJournal, clock: Arc<dyn Clock>, stop: CancellationToken) {
+    let mut period = tokio::time::interval(PURGE_PERIOD);
+    loop {
+        // A lost tick comes again in an hour; the token stays cancelled.
+        tokio::select! {
+            _ = period.tick() => {}
+            () = stop.cancelled() => return,
+        }
+        if let Err(fault) = journal.purge(clock.now()).await {
+            tracing::error!(error = %Chain(&fault), "old records stay");
+        }
+    }
+}
+
+/// Asks a part again and again and keeps its blocker true.
+async fn watch_part(probe: Probe, blocker: Blocker, stop: CancellationToken) {
+    loop {
+        let rest = match (probe.ask)().await {
+            Ok(()) => {
+                blocker.clear();
+                PROBE_PERIOD
+            }
+            Err(reason) => {
+                tracing::warn!(part = probe.name, reason, "not ready");
+                blocker.set(reason);
+                PROBE_AGAIN
+            }
+        };
+        // A lost wait asks a little earlier at worst; the token stays cancelled.
+        tokio::select! {
+            () = tokio::time::sleep(rest) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+/// The wall clock, for [`Parts`].
+#[must_use]
+pub fn system_clock() -> Arc<dyn Clock> {
+    Arc::new(SystemClock)
+}

@@ -10,6 +10,11 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::process::DumpableBehavior;
+use rustix::process::Resource;
+use rustix::process::Rlimit;
+use rustix::process::set_dumpable_behavior;
+use rustix::process::setrlimit;
 use sd_notify::NotifyState;
 use tokio::signal::unix::SignalKind;
 use tokio::signal::unix::signal;
@@ -90,6 +95,23 @@ pub fn signals() -> io::Result<mpsc::Receiver<EndSignal>> {
     Ok(receiver)
 }
 
+/// Takes from other processes of this user what could show secrets: memory and core files. Returns
+/// what could not be done, to be logged once logging is there.
+#[must_use]
+pub fn harden() -> Vec<String> {
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    let core = setrlimit(Resource::Core, none).map_err(|error| ("no core files", error));
+    let dumpable = set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .map_err(|error| ("no reading of memory by others", error));
+    let failed = [core, dumpable].into_iter().filter_map(Result::err);
+    failed
+        .map(|(what, error)| format!("{what}: {error}"))
+        .collect()
+}
+
 /// Background tasks that live as long as the process.
 #[derive(Debug, Default)]
 pub struct Supervisor {
@@ -111,6 +133,14 @@ impl Supervisor {
             Some(Ok(name)) => name.to_owned(),
             Some(Err(panicked)) => format!("a task that panicked ({panicked})"),
             None => std::future::pending().await,
+        }
+    }
+
+    /// Waits for all tasks once they were told to stop; those that take longer are dropped.
+    pub async fn finish(mut self, time: Duration) {
+        let all = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(time, all).await.is_err() {
+            tracing::warn!("background tasks did not end in time and are dropped");
         }
     }
 }

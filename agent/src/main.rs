@@ -1,1 +1,37 @@
-fn main() {}
+//! `quaymasterd`: arguments, configuration, logging, run, exit code. Everything else is the library.
+
+use std::process::ExitCode;
+
+use agent::app;
+use agent::args::Args;
+use agent::config::Environment;
+use agent::lifecycle;
+use agent::telemetry;
+use anyhow::Context;
+use clap::Parser;
+
+fn main() -> anyhow::Result<ExitCode> {
+    // Before anything else: no core, no reading by others, and one crypto library.
+    let unhardened = lifecycle::harden();
+    drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
+    let args = Args::parse();
+    let environment = Environment::collect(std::env::vars_os());
+    let (config, policy) = app::load(&args.config, environment)?;
+    if args.check {
+        return Ok(ExitCode::SUCCESS);
+    }
+    telemetry::start(&config.log);
+    for problem in unhardened {
+        tracing::warn!(problem, "the process is less protected than it could be");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(8)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let ending = runtime.block_on(app::run(config, policy))?;
+    // A task that hangs must not keep a process alive whose run is told.
+    runtime.shutdown_background();
+    Ok(ending.exit_code())
+}

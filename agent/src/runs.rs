@@ -304,7 +304,7 @@ impl Runs {
     pub async fn idle(&self) {
         let mut active = self.inner.table.watch_active();
         // The sender lives in the table, which this reference keeps.
-        let _ = active.wait_for(|count| *count == 0).await;
+        drop(active.wait_for(|count| *count == 0).await);
     }
 
     /// Cancels every run because the agent ends.

@@ -1,0 +1,194 @@
+//! From a bundle to permitted work: unpack, read, authorize, and the engine's run as a closure.
+//!
+//! Made by [`super::Bound::build`], called by `http` through the [`Brain`]. Everything that can be
+//! decided without Vault is decided here, so that the caller learns it from the POST itself; the
+//! cluster is only asked how it serves kinds that are not built in.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use deploy::authorize;
+use deploy::authorize::Permit;
+use deploy::bundle;
+use deploy::engine;
+use deploy::engine::Tools;
+use deploy::object::Gvk;
+use deploy::object::Resource;
+use deploy::policy::Policy;
+use deploy::ports::Clock;
+use deploy::ports::Cluster;
+use deploy::ports::Login;
+use deploy::ports::Ports;
+use deploy::ports::Secrets;
+use deploy::request;
+use deploy::request::Request;
+use deploy::secret::FingerprintKey;
+use deploy::secret::Secret;
+use futures::FutureExt;
+use proto::error::Code;
+use proto::error::Problem;
+use proto::ids::ClusterName;
+
+use crate::http::brain::Asked;
+use crate::http::brain::Brain;
+use crate::http::brain::Identify;
+use crate::http::brain::Prepared;
+use crate::http::brain::denied;
+use crate::http::brain::invalid;
+use crate::runs::RunTools;
+use crate::runs::Work;
+
+/// What is needed to judge and run a submission.
+#[derive(Clone)]
+pub(super) struct Intake {
+    pub(super) policy: Arc<Policy>,
+    pub(super) secrets: Arc<dyn Secrets>,
+    pub(super) clusters: BTreeMap<ClusterName, Arc<dyn Cluster>>,
+    pub(super) key: Arc<FingerprintKey>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) limits: bundle::Limits,
+}
+
+/// The tokens that a run may use.
+struct Tokens {
+    id_token: Option<Secret>,
+    vault_token: Option<Secret>,
+}
+
+impl Intake {
+    /// Makes the brain of the sockets.
+    pub(super) fn brain(self, identify: Identify) -> Brain {
+        let admitting = Arc::clone(&self.policy);
+        let explaining = Arc::clone(&self.policy);
+        let preparing = Arc::new(self);
+        Brain {
+            identify,
+            admit: Arc::new(move |who, decision| authorize::admit(&admitting, who, decision)),
+            explain: Arc::new(move |who| authorize::explain(&explaining, who)),
+            prepare: Arc::new(move |asked| Arc::clone(&preparing).prepare(asked).boxed()),
+        }
+    }
+
+    async fn prepare(self: Arc<Self>, asked: Asked) -> Result<Prepared, Problem> {
+        let Asked {
+            identity,
+            body,
+            packing,
+            mode,
+            decision,
+        } = asked;
+        let limits = self.limits;
+        // Parsing is pure computing of up to a second: not on a worker that answers requests.
+        let parsed = tokio::task::spawn_blocking(move || {
+            let bundle = bundle::unpack(&body, packing, &limits)?;
+            request::read(&bundle, mode)
+        });
+        let lost = |_| Problem::new(Code::Internal, "the bundle could not be read");
+        let request = parsed.await.map_err(lost)?.map_err(invalid)?;
+        let served = self.served(&request).await?;
+        let tokens = Tokens {
+            id_token: identity.id_token,
+            vault_token: identity.vault_token,
+        };
+        let permit = authorize::authorize(
+            &self.policy,
+            identity.principal,
+            request,
+            &served,
+            &decision,
+        )
+        .map_err(denied)?;
+        let Some(cluster) = self.clusters.get(permit.cluster()).map(Arc::clone) else {
+            let detail = format!("this agent knows no cluster named {}", permit.cluster());
+            return Err(Problem::new(Code::SpecInvalid, detail).hint("name a configured cluster"));
+        };
+        Ok(Prepared {
+            name: permit.request().spec.name.clone(),
+            cluster: permit.cluster().clone(),
+            namespace: permit.namespace().clone(),
+            work: self.work(permit, tokens, cluster),
+        })
+    }
+
+    /// Makes the engine's run of a permit.
+    fn work(&self, permit: Permit, tokens: Tokens, cluster: Arc<dyn Cluster>) -> Work {
+        let secrets = Arc::clone(&self.secrets);
+        let clock = Arc::clone(&self.clock);
+        let key = Arc::clone(&self.key);
+        let login = login(&permit, tokens);
+        Box::new(move |run: RunTools| {
+            async move {
+                let ports = Ports {
+                    secrets,
+                    cluster,
+                    clock,
+                    journal: run.journal,
+                };
+                let tools = Tools {
+                    id: run.id,
+                    ports: &ports,
+                    log: &run.log,
+                    key: &key,
+                    stop: run.stop,
+                };
+                engine::run(permit, login, tools).await
+            }
+            .boxed()
+        })
+    }
+
+    /// Asks the cluster how it serves the kinds of a request that are not built in.
+    async fn served(&self, request: &Request) -> Result<Vec<Resource>, Problem> {
+        let mut served = Vec::new();
+        let foreign: BTreeSet<&Gvk> = request
+            .objects
+            .iter()
+            .map(|object| &object.id.gvk)
+            .filter(|gvk| !is_built_in(&gvk.group))
+            .collect();
+        let Some(cluster) = self.target(request).filter(|_| !foreign.is_empty()) else {
+            return Ok(served);
+        };
+        for gvk in foreign {
+            match cluster.resource(gvk).await {
+                Ok(resource) => served.push(resource),
+                // A kind that this very bundle defines is not served yet: the decision is the
+                // authorizer's, with what the bundle says.
+                Err(error) if !error.class().is_transient() => {}
+                Err(error) => {
+                    tracing::warn!(%error, %gvk, "the cluster does not say how it serves a kind");
+                    let detail = format!("the cluster did not say how it serves {gvk}");
+                    return Err(
+                        Problem::new(Code::Unavailable, detail).hint("try again in a while")
+                    );
+                }
+            }
+        }
+        Ok(served)
+    }
+
+    /// Finds the cluster that a request is for, as far as that is clear before the decision.
+    fn target(&self, request: &Request) -> Option<&Arc<dyn Cluster>> {
+        match &request.spec.cluster {
+            Some(name) => self.clusters.get(name),
+            None if self.clusters.len() == 1 => self.clusters.values().next(),
+            None => None,
+        }
+    }
+}
+
+/// Says whether the API server itself has the kinds of a group.
+fn is_built_in(group: &str) -> bool {
+    matches!(group, "" | "apps" | "batch" | "autoscaling" | "policy") || group.ends_with(".k8s.io")
+}
+
+/// Chooses how the run gets its Vault token: a passed one reads, else the id_token is traded.
+fn login(permit: &Permit, tokens: Tokens) -> Option<Login> {
+    if let Some(token) = tokens.vault_token {
+        return Some(Login::Passed { token });
+    }
+    let role = permit.vault_role()?.to_owned();
+    let token = tokens.id_token?;
+    Some(Login::Jwt { token, role })
+}

@@ -1,0 +1,93 @@
+//! The handlers of the admin socket: health, metrics, status, drain.
+//!
+//! Called by [`super`]. The socket's mode is the authorization: who may connect is the operator.
+
+use http::StatusCode;
+use proto::error::Code;
+use proto::ids::RunId;
+use serde::Serialize;
+
+use super::Site;
+use super::answer::Answer;
+use super::answer::Refusal;
+use super::answer::full;
+use super::answer::json;
+
+/// What Prometheus reads.
+const METRICS_TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The answer of `/v1/status`.
+#[derive(Debug, Serialize)]
+struct AgentStatus {
+    version: &'static str,
+    ready: bool,
+    draining: bool,
+    policy: String,
+    runs: Vec<RunId>,
+}
+
+/// The answer of `/v1/drain`.
+#[derive(Debug, Serialize)]
+struct Drained {
+    draining: bool,
+    runs: Vec<RunId>,
+}
+
+/// Answers `GET /livez`: the process answers, so it lives.
+pub fn livez() -> Answer {
+    full(StatusCode::OK, "text/plain; charset=utf-8", "ok\n")
+}
+
+/// Answers `GET /readyz`, always with the blockers by name.
+pub fn readyz(site: &Site) -> Answer {
+    let mut now = site.readiness.now();
+    if site.lifecycle.is_draining() {
+        now.ready = false;
+        now.blockers.push(proto::health::Blocker {
+            name: "draining".to_owned(),
+            reason: "the agent takes no new runs".to_owned(),
+        });
+    }
+    let status = if now.ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    json(status, &now)
+}
+
+/// Answers `GET /metrics`.
+pub fn metrics(site: &Site) -> Result<Answer, Refusal> {
+    let text = site.metrics.text();
+    let text = text.map_err(|error| {
+        tracing::error!(%error, "metrics cannot be written");
+        Refusal::new(Code::Internal, "the metrics cannot be written")
+    })?;
+    Ok(full(StatusCode::OK, METRICS_TEXT, text))
+}
+
+/// Answers `GET /v1/status`.
+pub fn status(site: &Site) -> Answer {
+    let now = AgentStatus {
+        version: env!("CARGO_PKG_VERSION"),
+        ready: site.readiness.now().ready && !site.lifecycle.is_draining(),
+        draining: site.lifecycle.is_draining(),
+        policy: site.policy.clone(),
+        runs: site.runs.active(),
+    };
+    json(StatusCode::OK, &now)
+}
+
+/// Answers `POST /v1/drain`: new runs are refused from now on, the process stays.
+pub fn drain(site: &Site) -> Answer {
+    site.lifecycle.drain();
+    let runs = site.runs.active();
+    tracing::info!(runs = runs.len(), "draining, as the operator asked");
+    json(
+        StatusCode::ACCEPTED,
+        &Drained {
+            draining: true,
+            runs,
+        },
+    )
+}

@@ -1,0 +1,107 @@
+//! What the sockets ask of the rest: who is it, may they, and what is the work.
+//!
+//! Functions instead of modules, so that the server runs in tests without issuer, Vault and
+//! cluster. `app` fills them with `auth`, `deploy::authorize` and the engine.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use deploy::authorize::Denial;
+use deploy::bundle::InputError;
+use deploy::bundle::Packing;
+use deploy::principal::Principal;
+use futures::future::BoxFuture;
+use proto::error::Code;
+use proto::error::Place;
+use proto::error::Problem;
+use proto::ids::ClusterName;
+use proto::ids::DeployName;
+use proto::ids::Namespace;
+use proto::report::Mode;
+use proto::report::NearMiss;
+
+use super::answer::Refusal;
+use crate::auth::Identity;
+use crate::auth::Presented;
+use crate::runs::Work;
+
+/// A complete submission of a known caller.
+pub struct Asked {
+    /// Who asks, with the tokens.
+    pub identity: Identity,
+    /// The bundle.
+    pub body: Bytes,
+    /// How it is packed.
+    pub packing: Packing,
+    /// Whether it writes.
+    pub mode: Mode,
+    /// The id of the policy decision.
+    pub decision: String,
+}
+
+/// A submission that is allowed and ready to run.
+pub struct Prepared {
+    /// The app's name.
+    pub name: DeployName,
+    /// The app's cluster.
+    pub cluster: ClusterName,
+    /// The app's namespace.
+    pub namespace: Namespace,
+    /// What to do.
+    pub work: Work,
+}
+
+/// Verifies tokens.
+pub type Identify =
+    Arc<dyn Fn(Presented) -> BoxFuture<'static, Result<Identity, Problem>> + Send + Sync>;
+/// Says whether any rule matches a caller; asked before the body is read.
+pub type Admit = Arc<dyn Fn(&Principal, &str) -> Result<(), Denial> + Send + Sync>;
+/// Lists matching rules and the nearest misses.
+pub type Explain = Arc<dyn Fn(&Principal) -> (Vec<String>, Vec<NearMiss>) + Send + Sync>;
+/// Turns a bundle into permitted work.
+pub type Prepare =
+    Arc<dyn Fn(Asked) -> BoxFuture<'static, Result<Prepared, Problem>> + Send + Sync>;
+
+/// All of it.
+#[derive(Clone)]
+pub struct Brain {
+    /// Verifies tokens.
+    pub identify: Identify,
+    /// Admits before the body.
+    pub admit: Admit,
+    /// Explains for `whoami`.
+    pub explain: Explain,
+    /// Prepares a run.
+    pub prepare: Prepare,
+}
+
+/// Tells a denial.
+#[must_use]
+pub fn denied(denial: Denial) -> Problem {
+    let near = denial.nearest.into_iter().map(|miss| Place {
+        path: Some(miss.attribute),
+        ..Place::message(format!("rule {}: {}", miss.rule, miss.message))
+    });
+    let mut problem = Problem::new(Code::Denied, denial.message)
+        .hint(denial.hint)
+        .places(near);
+    problem.decision_id = Some(denial.decision);
+    problem
+}
+
+/// Tells invalid input.
+#[must_use]
+pub fn invalid(error: InputError) -> Problem {
+    let count = error.places.len();
+    let detail = match error.places.first() {
+        Some(place) if count == 1 => place.message.clone(),
+        Some(_) | None => format!("{count} places need a change"),
+    };
+    Problem::new(error.code, detail).places(error.places)
+}
+
+impl From<Denial> for Refusal {
+    fn from(denial: Denial) -> Self {
+        denied(denial).into()
+    }
+}
