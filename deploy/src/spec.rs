@@ -3,6 +3,9 @@
 //! Called by [`crate::request`]. Everything that can be known without Vault and Kubernetes is
 //! checked here, all errors at once, and no error quotes the file.
 
+mod read;
+mod secrets;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -14,9 +17,6 @@ use crate::bundle::InputError;
 use crate::image::ImageRef;
 use crate::secret::VaultPath;
 use crate::template::Template;
-
-/// The name of the spec's file inside a bundle.
-pub const SPEC_FILE: &str = "quaymaster.yaml";
 
 /// A valid spec.
 #[derive(Debug, Clone, PartialEq)]
@@ -75,6 +75,6 @@ pub struct Rollout {
 ///
 /// # Errors
 /// [`proto::error::Code::SpecInvalid`] with every place that is wrong.
-pub fn parse(_file: &[u8]) -> Result<Spec, InputError> {
-    panic!("not written yet")
+pub fn parse(file: &[u8]) -> Result<Spec, InputError> {
+    read::spec(file)
 }
