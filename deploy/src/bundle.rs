@@ -4,9 +4,18 @@
 //! caller once the body is complete. Nothing is ever written to disk.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 
+use flate2::bufread::MultiGzDecoder;
 use proto::error::Code;
 use proto::error::Place;
+
+mod names;
+mod pax;
+mod walk;
+
+/// What a gzip file starts with.
+const GZIP: &[u8] = &[0x1f, 0x8b];
 
 /// Sizes that a bundle may have; configuration values with these defaults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,10 +74,78 @@ pub struct InputError {
     pub places: Vec<Place>,
 }
 
+impl InputError {
+    /// Makes an error about one place.
+    pub(crate) fn one(code: Code, place: Place) -> Self {
+        Self {
+            code,
+            places: vec![place],
+        }
+    }
+
+    fn about(code: Code, file: Option<&str>, message: impl Into<String>) -> Self {
+        let place = Place {
+            file: file.map(str::to_owned),
+            ..Place::message(message)
+        };
+        Self::one(code, place)
+    }
+
+    fn invalid(file: Option<&str>, message: impl Into<String>) -> Self {
+        Self::about(Code::BundleInvalid, file, message)
+    }
+
+    fn too_large(file: Option<&str>, message: impl Into<String>) -> Self {
+        Self::about(Code::TooLarge, file, message)
+    }
+}
+
 /// Unpacks an archive.
 ///
 /// # Errors
 /// The first thing that the contract refuses, with the entry's path where it has one.
-pub fn unpack(_archive: &[u8], _packing: Packing, _limits: &Limits) -> Result<Bundle, InputError> {
-    panic!("not written yet")
+pub fn unpack(archive: &[u8], packing: Packing, limits: &Limits) -> Result<Bundle, InputError> {
+    if archive.is_empty() {
+        return Err(InputError::invalid(
+            None,
+            "the body is empty; send a tar archive",
+        ));
+    }
+    match packing {
+        Packing::TarGz => walk::unpack(&gunzip(archive, limits)?, limits),
+        Packing::Tar if archive.starts_with(GZIP) => Err(InputError::invalid(
+            None,
+            "the body is gzip, not tar; send it with Content-Type: application/gzip",
+        )),
+        Packing::Tar => walk::unpack(archive, limits),
+    }
 }
+
+/// Unpacks all members of a gzip file, never holding more than one byte over the limit.
+fn gunzip(archive: &[u8], limits: &Limits) -> Result<Vec<u8>, InputError> {
+    if !archive.starts_with(GZIP) {
+        return Err(InputError::invalid(
+            None,
+            "the body is not gzip; send plain tar with Content-Type: application/x-tar",
+        ));
+    }
+    let mut unpacked = Vec::new();
+    MultiGzDecoder::new(archive)
+        .take(limits.total.saturating_add(1))
+        .read_to_end(&mut unpacked)
+        .map_err(|error| {
+            let what = match error.kind() {
+                std::io::ErrorKind::UnexpectedEof => "the gzip file is cut",
+                _ => "the gzip file is damaged, or something follows it",
+            };
+            InputError::invalid(None, what)
+        })?;
+    if unpacked.len() as u64 > limits.total {
+        return Err(walk::archive_too_large(limits));
+    }
+    Ok(unpacked)
+}
+
+#[cfg(test)]
+#[path = "bundle/tests.rs"]
+mod tests;
