@@ -3,6 +3,15 @@
 //! Two questions: [`admit`] before the body is read (is there any rule for this caller at all?), and
 //! [`authorize`] on the parsed request (does one of these rules grant everything in it?). The
 //! decision is made on the very objects that will be applied: they move into the permit.
+//!
+//! `matching` compares rules with the principal, `grant` a rule with the request, `scope` knows which
+//! kinds live in a namespace. Default deny; a rule of another project is never told about.
+
+mod grant;
+mod matching;
+mod scope;
+#[cfg(test)]
+mod tests;
 
 use proto::ids::ClusterName;
 use proto::ids::Namespace;
@@ -10,9 +19,13 @@ use proto::report::NearMiss;
 
 use crate::object::Resource;
 use crate::policy::Policy;
+use crate::policy::Rule;
 use crate::principal::Actor;
 use crate::principal::Principal;
 use crate::request::Request;
+
+use self::grant::Granted;
+use self::grant::Refusal;
 
 /// No.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -98,31 +111,143 @@ impl Permit {
     }
 }
 
+/// At most this many near misses are told.
+const MAX_NEAREST: usize = 5;
+
 /// Lists the ids of the rules that match a principal, and the nearest misses of its own project.
 #[must_use]
-pub fn explain(_policy: &Policy, _principal: &Principal) -> (Vec<String>, Vec<NearMiss>) {
-    panic!("not written yet")
+pub fn explain(policy: &Policy, principal: &Principal) -> (Vec<String>, Vec<NearMiss>) {
+    let matching = rules_for(policy, principal);
+    let ids = matching.iter().map(|rule| rule.id.clone()).collect();
+    (ids, nearest(policy, principal))
 }
 
 /// Says whether any rule matches the principal; asked before the body is read.
 ///
 /// # Errors
 /// The denial, with the nearest failing conditions of the caller's own project.
-pub fn admit(_policy: &Policy, _principal: &Principal, _decision: &str) -> Result<(), Denial> {
-    panic!("not written yet")
+pub fn admit(policy: &Policy, principal: &Principal, decision: &str) -> Result<(), Denial> {
+    admitted(policy, principal, decision).map(|_| ())
 }
 
 /// Makes the permit. `decision` is a fresh id that the caller brings. Whether a kind is namespaced
-/// is told by built-in knowledge, or by `served` for kinds that the cluster defines.
+/// is told by built-in knowledge, by a CRD in the same bundle, or by `served` for kinds that the
+/// cluster defines. A kind that none of them knows is taken as namespaced: had it been cluster
+/// scoped, the API server would find no such path and refuse it before the first write.
 ///
 /// # Errors
 /// The denial, naming the first thing that the best matching rule does not grant.
 pub fn authorize(
-    _policy: &Policy,
-    _principal: Principal,
-    _request: Request,
-    _served: &[Resource],
-    _decision: &str,
+    policy: &Policy,
+    principal: Principal,
+    request: Request,
+    served: &[Resource],
+    decision: &str,
 ) -> Result<Permit, Denial> {
-    panic!("not written yet")
+    let (actor, rules) = admitted(policy, &principal, decision)?;
+    let scopes = scope::Scopes::of(&request.objects, served);
+    let mut best: Option<Refusal> = None;
+    for rule in rules {
+        match grant::decide(rule, &request, &scopes) {
+            Ok(granted) => {
+                return Ok(permit(policy, principal, actor, decision, granted, request));
+            }
+            Err(refusal)
+                if best
+                    .as_ref()
+                    .is_none_or(|best| refusal.passed > best.passed) =>
+            {
+                best = Some(refusal);
+            }
+            Err(_) => {}
+        }
+    }
+    let refusal = best.unwrap_or_else(Refusal::nothing);
+    Err(Denial {
+        decision: decision.to_owned(),
+        message: refusal.message,
+        hint: refusal.hint,
+        nearest: nearest(policy, &principal),
+    })
+}
+
+/// Returns the actor and the matching rules, at least one.
+fn admitted<'p>(
+    policy: &'p Policy,
+    principal: &Principal,
+    decision: &str,
+) -> Result<(Actor, Vec<&'p Rule>), Denial> {
+    let denial = |message: &str, hint: &str| Denial {
+        decision: decision.to_owned(),
+        message: message.to_owned(),
+        hint: hint.to_owned(),
+        nearest: nearest(policy, principal),
+    };
+    let rules = rules_for(policy, principal);
+    if rules.is_empty() {
+        return Err(denial(
+            "no rule of the operator's policy matches this caller",
+            "`quaymaster whoami` shows the caller as the agent sees it and the nearest condition \
+             that fails; for a new rule give the operator the decision id",
+        ));
+    }
+    let Some(actor) = Actor::of(principal) else {
+        return Err(denial(
+            "the token names no job, so the cluster could not be told who acts",
+            "send the job's id_token, or let the Vault role's claim_mappings copy job_id and \
+             project_id into the token's metadata",
+        ));
+    };
+    Ok((actor, rules))
+}
+
+fn rules_for<'p>(policy: &'p Policy, principal: &Principal) -> Vec<&'p Rule> {
+    let rules = policy.rules().iter();
+    rules
+        .filter(|rule| matching::first_failure(rule, principal).is_none())
+        .collect()
+}
+
+/// Lists the rules of the caller's own project that do not match, the nearest first.
+fn nearest(policy: &Policy, principal: &Principal) -> Vec<NearMiss> {
+    let mut found: Vec<(usize, NearMiss)> = policy
+        .rules()
+        .iter()
+        .filter(|rule| matching::is_own(rule, principal))
+        .filter_map(|rule| {
+            let failure = matching::first_failure(rule, principal)?;
+            let miss = NearMiss {
+                rule: rule.id.clone(),
+                attribute: failure.attribute,
+                message: failure.message,
+            };
+            Some((failure.failing, miss))
+        })
+        .collect();
+    found.sort_by_key(|(failing, _)| *failing);
+    found.truncate(MAX_NEAREST);
+    found.into_iter().map(|(_, miss)| miss).collect()
+}
+
+/// The one place where a permit comes into being.
+fn permit(
+    policy: &Policy,
+    principal: Principal,
+    actor: Actor,
+    decision: &str,
+    granted: Granted,
+    mut request: Request,
+) -> Permit {
+    grant::settle(&mut request, &granted);
+    Permit {
+        principal,
+        actor,
+        rule: granted.rule,
+        decision: decision.to_owned(),
+        policy: policy.hash().to_owned(),
+        cluster: granted.cluster,
+        namespace: granted.namespace,
+        vault_role: granted.vault_role,
+        request,
+    }
 }

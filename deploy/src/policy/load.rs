@@ -105,13 +105,12 @@ impl<'t, 'p> Keys<'t, 'p> {
     }
 
     fn text(&mut self, key: &'static str) -> Option<&'t str> {
-        match self.take(key)? {
-            Value::String(text) if !text.trim().is_empty() => Some(text),
-            _ => {
-                self.problem(key, "expected a text that is not empty");
-                None
-            }
+        let text = self.take(key)?.as_str();
+        let text = text.filter(|text| !text.trim().is_empty());
+        if text.is_none() {
+            self.problem(key, "expected a text that is not empty");
         }
+        text
     }
 
     fn flag(&mut self, key: &'static str, default: Flag) -> Flag {
@@ -295,13 +294,12 @@ fn condition(key: &str, value: &Value) -> Result<Condition, Vec<String>> {
         };
         (subject, shape)
     };
-    let alternatives = match value {
-        Value::Array(list) if list.is_empty() => {
-            return Err(vec!["is an empty list, so nothing could match".to_owned()]);
-        }
-        Value::Array(list) => list.iter().collect(),
-        one => vec![one],
-    };
+    let alternatives = value
+        .as_array()
+        .map_or_else(|| vec![value], |list| list.iter().collect());
+    if alternatives.is_empty() {
+        return Err(vec!["is an empty list, so nothing could match".to_owned()]);
+    }
     let mut accepted = Vec::new();
     let mut found = Vec::new();
     for value in alternatives {
