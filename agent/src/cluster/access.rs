@@ -16,16 +16,16 @@ use super::causes;
 /// Writes the review that asks for a right of the asker.
 pub(super) fn question(access: &Access) -> Value {
     json!({
-            "apiVersion": "authorization.k8s.io/v1",
-            "kind": "SelfSubjectAccessReview",
-            "spec": {"resourceAttributes": {
-                "verb": access.verb,
-                "group": access.group,
-                "resource": access.resource,
-                "subresource": access.subresource,
-                "namespace": access.namespace.as_deref().unwrap_or_default(),
-                "name": access.name.as_deref().unwrap_or_default(),
-            }},
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SelfSubjectAccessReview",
+        "spec": {"resourceAttributes": {
+            "verb": access.verb,
+            "group": access.group,
+            "resource": access.resource,
+            "subresource": access.subresource,
+            "namespace": access.namespace.as_deref().unwrap_or_default(),
+            "name": access.name.as_deref().unwrap_or_default(),
+        }},
     })
 }
 
