@@ -5,6 +5,7 @@
 //! agent's own. One call is one request, bounded in time and never repeated here. Secret values
 //! leave only inside the body of an apply and never come back.
 
+mod access;
 mod address;
 mod causes;
 mod discovery;
@@ -23,14 +24,11 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use http::Request;
 use serde_json::Value;
-use serde_json::json;
 
 use deploy::object::AppliedObject;
 use deploy::object::Gvk;
 use deploy::object::ObjectId;
 use deploy::object::Resource;
-use deploy::object::at;
-use deploy::object::text;
 use deploy::ports::Access;
 use deploy::ports::Cluster;
 use deploy::ports::ClusterError;
@@ -175,9 +173,11 @@ impl Kube {
         if !answer.is_success() {
             return Err(self.refused(&answer, &doing, &id.gvk));
         }
-        let object = serde_json::from_slice(&answer.body);
-        let object = object.map_err(|_quotes_the_body| error::garbled(&doing))?;
-        Ok(objects::applied(id, object))
+        let object = objects::parsed(answer.body, &id.gvk);
+        Ok(objects::applied(
+            id,
+            object.ok_or_else(|| error::garbled(&doing))?,
+        ))
     }
 
     async fn review(
@@ -185,29 +185,17 @@ impl Kube {
         actor: &Actor,
         access: &Access,
     ) -> Result<Result<(), String>, ClusterError> {
-        let doing = Doing::read("review", format!("the right to {}", right(access)));
-        let question = json!({
-            "apiVersion": "authorization.k8s.io/v1",
-            "kind": "SelfSubjectAccessReview",
-            "spec": {"resourceAttributes": {
-                "verb": access.verb,
-                "group": access.group,
-                "resource": access.resource,
-                "subresource": access.subresource,
-                "namespace": access.namespace.as_deref().unwrap_or_default(),
-                "name": access.name.as_deref().unwrap_or_default(),
-            }},
-        });
+        let doing = Doing::read("review", format!("the right to {}", access::right(access)));
         let request = Request::post("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews")
             .header(http::header::CONTENT_TYPE, "application/json");
-        let body = Bytes::from(question.to_string());
+        let body = Bytes::from(access::question(access).to_string());
         let answer = self.send(As::Actor(actor), request, body, &doing).await?;
         if !answer.is_success() {
             return Err(error::refused(&answer, &doing));
         }
         let review: Value =
             serde_json::from_slice(&answer.body).map_err(|_quotes| error::garbled(&doing))?;
-        Ok(verdict(&review, actor, access))
+        Ok(access::verdict(&review, actor, access))
     }
 
     async fn tail(&self, actor: &Actor, request: &LogRequest) -> Result<String, ClusterError> {
@@ -279,8 +267,8 @@ impl Cluster for Kube {
                 return Ok(None);
             };
             let doing = Doing::to("get", id, Effect::Read);
-            let mut object: Value =
-                serde_json::from_slice(&body).map_err(|_quotes| error::garbled(&doing))?;
+            let object = objects::parsed(body, &id.gvk);
+            let mut object = object.ok_or_else(|| error::garbled(&doing))?;
             objects::strip(&mut object, &id.gvk);
             Ok(Some(object))
         }
@@ -329,65 +317,5 @@ impl Cluster for Kube {
         request: &'a LogRequest,
     ) -> BoxFuture<'a, Result<String, ClusterError>> {
         self.tail(actor, request).boxed()
-    }
-}
-
-/// Reads the answer of an access review.
-fn verdict(review: &Value, actor: &Actor, access: &Access) -> Result<(), String> {
-    if at(review, &["status", "allowed"]).and_then(Value::as_bool) == Some(true) {
-        return Ok(());
-    }
-    let reason = causes::capped(text(review, &["status", "reason"]));
-    let head = format!("{} may not {}", actor.user, right(access));
-    Err(if reason.is_empty() {
-        head
-    } else {
-        format!("{head}: {reason}")
-    })
-}
-
-/// Spells a right, such as `patch deployments.apps/scale "web" in flask`.
-fn right(access: &Access) -> String {
-    let mut out = format!("{} {}", access.verb, access.resource);
-    for (mark, part) in [(".", access.group.as_str()), ("/", access.subresource)] {
-        if !part.is_empty() {
-            out.push_str(mark);
-            out.push_str(part);
-        }
-    }
-    if let Some(name) = &access.name {
-        out.push_str(&format!(" {name:?}"));
-    }
-    if let Some(namespace) = &access.namespace {
-        out.push_str(&format!(" in {namespace}"));
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_verdict_without_a_reason_still_says_what_is_missing() {
-        let actor = Actor {
-            user: "gitlab:ci_job:7".to_owned(),
-            groups: Vec::new(),
-        };
-        let access = Access {
-            verb: "patch",
-            group: "apps".to_owned(),
-            resource: "deployments".to_owned(),
-            subresource: "scale",
-            namespace: Some("flask".to_owned()),
-            name: Some("web".to_owned()),
-        };
-        let denied = json!({"status": {"allowed": false}});
-        assert_eq!(
-            verdict(&denied, &actor, &access),
-            Err("gitlab:ci_job:7 may not patch deployments.apps/scale \"web\" in flask".to_owned())
-        );
-        let allowed = json!({"status": {"allowed": true}});
-        assert_eq!(verdict(&allowed, &actor, &access), Ok(()));
     }
 }

@@ -151,6 +151,30 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    #[tokio::test(start_paused = true)]
+    async fn a_miss_is_believed_for_a_moment_and_a_kind_for_long() {
+        let url = "http://127.0.0.1:9".parse().expect("a valid URL");
+        let client = kube::Client::try_from(kube::Config::new(url)).expect("a plain client");
+        let catalog = Catalog::new(Wire::new(client, Duration::from_secs(1)));
+        let gvk = |kind| Gvk::new("apps/v1", kind);
+        let listing = json!({"resources": [{"name": "things", "kind": "Thing"}]});
+        let known = Known {
+            seen: Instant::now(),
+            kinds: kinds(&listing, &gvk("Thing")),
+        };
+        catalog.versions().insert("apps/v1".to_owned(), known);
+        let (there, gone) = (gvk("Thing"), gvk("Other"));
+        assert!(matches!(catalog.recall(&there), Memory::Served(_)));
+        assert!(matches!(catalog.recall(&gone), Memory::Absent));
+        tokio::time::advance(LOOK_AGAIN).await;
+        assert!(matches!(catalog.recall(&there), Memory::Served(_)));
+        assert!(matches!(catalog.recall(&gone), Memory::Unsure));
+        tokio::time::advance(BELIEVED).await;
+        assert!(matches!(catalog.recall(&there), Memory::Unsure));
+        catalog.forget(&there);
+        assert!(matches!(catalog.recall(&gone), Memory::Unsure));
+    }
+
     #[test]
     fn subresources_are_no_kinds_of_their_own() {
         let listing = json!({"resources": [

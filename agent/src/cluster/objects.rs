@@ -13,7 +13,9 @@ use serde::Deserialize;
 use serde::Deserializer;
 use serde::Serialize;
 use serde::Serializer;
+use serde::de::IgnoredAny;
 use serde::ser::SerializeMap;
+use serde_json::Map;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
@@ -85,6 +87,28 @@ impl Serialize for Encoded<'_> {
     }
 }
 
+/// What the server returns for a Secret, with the values skipped while reading.
+#[derive(Deserialize)]
+struct WithoutValues {
+    #[serde(default, rename = "data")]
+    _data: IgnoredAny,
+    #[serde(default, rename = "stringData")]
+    _string_data: IgnoredAny,
+    #[serde(flatten)]
+    rest: Map<String, Value>,
+}
+
+/// Parses an object that the server returned; `None` where it is none.
+pub(super) fn parsed(body: Vec<u8>, gvk: &Gvk) -> Option<Value> {
+    let body = Zeroizing::new(body);
+    if is_secret(gvk) {
+        let object: WithoutValues = serde_json::from_slice(&body).ok()?;
+        return Some(Value::Object(object.rest));
+    }
+    let object: Value = serde_json::from_slice(&body).ok()?;
+    object.is_object().then_some(object)
+}
+
 /// Reads an object as the server has it after a write.
 pub(super) fn applied(id: &ObjectId, mut object: Value) -> (AppliedObject, Value) {
     strip(&mut object, &id.gvk);
@@ -97,7 +121,7 @@ pub(super) fn applied(id: &ObjectId, mut object: Value) -> (AppliedObject, Value
     (applied, object)
 }
 
-/// Removes bookkeeping, and from Secrets everything that holds a value.
+/// Removes bookkeeping, and from Secrets the annotation that holds values.
 pub(super) fn strip(object: &mut Value, gvk: &Gvk) {
     if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.remove("managedFields");
@@ -107,10 +131,6 @@ pub(super) fn strip(object: &mut Value, gvk: &Gvk) {
         {
             annotations.remove(LAST_APPLIED);
         }
-    }
-    if let (true, Some(fields)) = (is_secret(gvk), object.as_object_mut()) {
-        fields.remove("data");
-        fields.remove("stringData");
     }
 }
 
@@ -180,7 +200,10 @@ mod tests {
     fn nothing_of_a_secrets_values_comes_back() {
         let object = json!({"metadata": {"uid": "u", "resourceVersion": "7", "managedFields": [],
             "annotations": {LAST_APPLIED: "hunter2", "a": "b"}}, "data": {"a": "aHVudGVyMg=="}});
-        let (applied, rest) = applied(&secret_id(), object);
+        let id = secret_id();
+        let body = object.to_string().into_bytes();
+        let object = parsed(body, &id.gvk).expect("it was written as JSON");
+        let (applied, rest) = applied(&id, object);
         let expected = json!({"metadata": {"uid": "u", "resourceVersion": "7",
             "annotations": {"a": "b"}}});
         assert_eq!(rest, expected);

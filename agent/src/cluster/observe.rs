@@ -30,6 +30,7 @@ use deploy::ports::Observation;
 use deploy::ports::Scope;
 use deploy::principal::Actor;
 
+use super::address;
 use super::causes;
 use super::discovery::Catalog;
 use super::objects;
@@ -162,6 +163,12 @@ impl Watch {
             kind: resource.gvk.kind.clone(),
             plural: resource.plural.clone(),
         };
+        // kube writes these two into the URL and the selector as they are.
+        let texts = [&self.scope.namespace, &self.scope.name];
+        let fit = |text: &String| address::segment(text).as_ref() == Some(text);
+        if !texts.into_iter().flatten().all(fit) {
+            return Err("the name or namespace is not valid");
+        }
         let api: Api<DynamicObject> = match (resource.namespaced, &self.scope.namespace) {
             (true, Some(namespace)) => Api::namespaced_with(client, namespace, &kind),
             (false, None) => Api::all_with(client, &kind),

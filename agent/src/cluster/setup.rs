@@ -83,7 +83,12 @@ pub(super) async fn client(settings: &ClusterSettings) -> Result<kube::Client, C
     limit(&mut config, settings.timeout);
     kube::Client::try_from(config).map_err(|error| ClusterSetupError::Client {
         cluster: settings.name.clone(),
-        problem: error.to_string().chars().take(200).collect(),
+        problem: if matches!(error, kube::Error::Auth(_)) {
+            // Its text may hold what an exec plugin printed.
+            "the user's credentials cannot be had".to_owned()
+        } else {
+            error.to_string().chars().take(200).collect()
+        },
     })
 }
 

@@ -190,8 +190,14 @@ async fn read(response: Response<Body>, keep: Keep) -> Result<Answer, Fault> {
 
 /// Classifies a fault by the first layer that knows whether a connection came about.
 fn lost(error: &kube::Error) -> Fault {
+    if matches!(error, kube::Error::Auth(_)) {
+        // Its text may hold what an exec plugin printed.
+        return Fault::NotSent {
+            reason: "the agent's own credentials cannot be had".to_owned(),
+        };
+    }
     let mut source: &(dyn Error + 'static) = error;
-    let mut unconnected = matches!(error, kube::Error::Auth(_));
+    let mut unconnected = false;
     while let Some(next) = source.source() {
         source = next;
         unconnected |= source
@@ -237,6 +243,52 @@ mod tests {
         ] {
             assert!(dress(&mut HeaderMap::new(), As::Actor(&bad)).is_err());
         }
+    }
+
+    /// Accepts one connection and ends it after the request's first bytes.
+    async fn cutting_server() -> std::net::SocketAddr {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+        let listener = listener.expect("loopback has a free port");
+        let address = listener.local_addr().expect("a bound listener");
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.expect("a client");
+            let mut start = [0; 16];
+            tokio::io::AsyncReadExt::read_exact(&mut stream, &mut start).await
+        });
+        address
+    }
+
+    fn wire_to(address: std::net::SocketAddr) -> Wire {
+        let url = format!("http://{address}");
+        let mut config = kube::Config::new(url.parse().expect("an address makes a URL"));
+        config.default_retry = false;
+        let client = kube::Client::try_from(config).expect("a plain client");
+        Wire::new(client, Duration::from_secs(30))
+    }
+
+    async fn patched(address: std::net::SocketAddr) -> Result<Answer, Fault> {
+        let request = Request::patch("/api/v1/namespaces/a/configmaps/b");
+        let body = Bytes::from_static(b"{}");
+        wire_to(address)
+            .send(As::Agent, request, body, Keep::All)
+            .await
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_ends_after_the_request_is_cut() {
+        let address = cutting_server().await;
+        assert!(matches!(patched(address).await, Err(Fault::Cut { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_refused_connection_is_not_sent() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("a bound listener");
+        drop(listener);
+        let Err(Fault::NotSent { reason }) = patched(address).await else {
+            panic!("nobody listens there");
+        };
+        assert!(reason.contains("refused"), "{reason}");
     }
 
     #[tokio::test]

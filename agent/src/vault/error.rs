@@ -96,6 +96,9 @@ fn refused(refusal: &Refusal, doing: Doing<'_>) -> SecretsError {
         412 | 429 | 472 | 473 => unavailable(status_words(refusal), wait),
         300..=399 => unavailable("standby node, another one is active".to_owned(), wait),
         503 if refusal.speaks_vault => unavailable(status_words(refusal), wait),
+        500 if nobody_behind(refusal) => {
+            unavailable("the engine cannot reach what it serves".to_owned(), wait)
+        }
         500..=599 => match doing {
             Doing::Login | Doing::Read { .. } => unavailable(status_words(refusal), wait),
             Doing::Change { .. } => doing.cut(status_words(refusal)),
@@ -121,6 +124,13 @@ fn bad_request(refusal: &Refusal, doing: Doing<'_>) -> SecretsError {
             }
         }
     }
+}
+
+/// Says whether an engine could not even connect to its database, so that nothing was made there.
+fn nobody_behind(refusal: &Refusal) -> bool {
+    let signs = ["failed to connect to", "error verifying connection"];
+    let shows = |error: &String| signs.iter().any(|sign| error.contains(sign));
+    refusal.errors.iter().any(shows)
 }
 
 fn unavailable(reason: String, retry_after_seconds: Option<u64>) -> SecretsError {
@@ -241,6 +251,12 @@ mod tests {
             meaning(answered(403, &["permission denied"]), CHANGE),
             SecretsError::Forbidden { path: path() }
         );
+    }
+
+    #[test]
+    fn a_database_that_is_down_made_no_credential() {
+        let failure = answered(500, &["* failed to connect to `user=v`: dial error"]);
+        assert_eq!(meaning(failure, CHANGE).class(), Class::Upstream);
     }
 
     #[test]
