@@ -177,12 +177,14 @@ impl DiskJournal {
                     .set_cache_size(CACHE_BYTES)
                     .create_with_backend(backend)
             })
-            .map_err(|error| match error {
-                redb::DatabaseError::DatabaseAlreadyOpen => OpenError::InUse { path: path.clone() },
-                other => OpenError::Database {
+            .map_err(|error| {
+                if matches!(error, redb::DatabaseError::DatabaseAlreadyOpen) {
+                    return OpenError::InUse { path: path.clone() };
+                }
+                OpenError::Database {
                     path: path.clone(),
-                    source: Box::new(other.into()),
-                },
+                    source: Box::new(error.into()),
+                }
             })?;
         let journal = Self {
             database: Arc::new(database),

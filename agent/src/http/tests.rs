@@ -168,8 +168,12 @@ fn prepare(asked: &Asked) -> impl Future<Output = Result<Prepared, Problem>> + u
     let word = String::from_utf8_lossy(&asked.body).into_owned();
     async move {
         let work: Work = match word.as_str() {
-            "succeed" => Box::new(move |run| finish(run, mode, Status::Succeeded).boxed()),
-            "fail" => Box::new(move |run| finish(run, mode, Status::Failed).boxed()),
+            "succeed" => Box::new(move |run| {
+                std::future::ready(finish(&run, mode, Status::Succeeded)).boxed()
+            }),
+            "fail" => {
+                Box::new(move |run| std::future::ready(finish(&run, mode, Status::Failed)).boxed())
+            }
             "wait" => Box::new(move |run| until_cancelled(run, mode).boxed()),
             "hang" => Box::new(|_| std::future::pending().boxed()),
             _ => return Err(Problem::new(Code::SpecInvalid, "not a word of the test")),
@@ -183,12 +187,12 @@ fn prepare(asked: &Asked) -> impl Future<Output = Result<Prepared, Problem>> + u
     }
 }
 
-async fn finish(run: RunTools, mode: Mode, status: Status) -> Report {
+fn finish(run: &RunTools, mode: Mode, status: Status) -> Report {
     run.log.start(Stage::Apply, "Apply");
     run.log.info("working");
     run.log.end_stage(Stage::Apply);
     run.log.end(status);
-    report(&run, mode, status)
+    report(run, mode, status)
 }
 
 async fn until_cancelled(run: RunTools, mode: Mode) -> Report {
@@ -325,8 +329,8 @@ fn the_references_of_the_openapi_document_hold() {
     }
     let codes = document["components"]["schemas"]["Code"]["enum"].as_array();
     let codes: Vec<_> = codes.expect("codes").iter().collect();
-    for code in codes.iter().copied() {
-        let parsed = serde_json::from_value::<Code>(code.clone());
+    for code in &codes {
+        let parsed = serde_json::from_value::<Code>((*code).clone());
         assert!(parsed.is_ok(), "{code}");
     }
     assert_eq!(codes.len(), 33);
