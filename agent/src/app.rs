@@ -5,44 +5,43 @@
 //! signal and ends in order. Tests start at [`Bound::build`] with doubles as [`Parts`], or with a
 //! [`Brain`] of their own at [`Bound::with_brain`].
 
+mod background;
+mod error;
 mod intake;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
 use std::path::Path;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use deploy::policy::Policy;
-use deploy::policy::PolicyError;
 use deploy::ports::Clock;
 use deploy::ports::Cluster;
 use deploy::ports::Secrets;
 use deploy::secret::FingerprintKey;
-use futures::future::BoxFuture;
 use proto::ids::ClusterName;
 use sd_notify::NotifyState;
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
+pub use self::background::Probe;
+use self::background::end_runs;
+use self::background::purge;
+use self::background::recover;
+use self::background::watch_part;
+pub use self::error::StartError;
 use crate::clock::SystemClock;
 use crate::config::Config;
-use crate::config::ConfigError;
 use crate::config::Environment;
 use crate::http::Site;
 use crate::http::brain::Brain;
 use crate::http::brain::Identify;
-use crate::http::listener::BindError;
 use crate::http::listener::BoundSocket;
 use crate::http::listener::bind;
 use crate::http::route::Socket;
 use crate::http::serve::serve;
 use crate::journal::DiskJournal;
-use crate::journal::Fault;
-use crate::journal::OpenError;
 use crate::lifecycle::EndSignal;
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::Supervisor;
@@ -53,74 +52,9 @@ use crate::metrics::Metrics;
 use crate::readiness::Blocker;
 use crate::readiness::Readiness;
 use crate::runs::Runs;
-use crate::telemetry::Chain;
 
-/// What cancelled runs have to end before the process does.
-const CUT_TIME: Duration = Duration::from_secs(10);
 /// What connections have to end; a little over their own last words.
 const CLOSE_TIME: Duration = Duration::from_secs(3);
-/// How often a part is probed.
-const PROBE_PERIOD: Duration = Duration::from_secs(15);
-/// How often a part that does not work is probed.
-const PROBE_AGAIN: Duration = Duration::from_secs(2);
-/// How often old records are forgotten.
-const PURGE_PERIOD: Duration = Duration::from_secs(3_600);
-
-/// Why the agent cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// A file cannot be read.
-    #[error("cannot read the {what} {}", path.display())]
-    Read {
-        /// What the file is.
-        what: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The configuration is wrong.
-    #[error("{}: {source}", path.display())]
-    Config {
-        /// The file.
-        path: PathBuf,
-        /// All problems.
-        source: ConfigError,
-    },
-    /// The policy is wrong.
-    #[error("{}: {source}:\n  {}", path.display(), source.problems.join("\n  "))]
-    Policy {
-        /// The file.
-        path: PathBuf,
-        /// All problems.
-        source: PolicyError,
-    },
-    /// The journal cannot be opened.
-    #[error(transparent)]
-    Journal(#[from] OpenError),
-    /// The journal cannot be recovered.
-    #[error("cannot recover the runs of the last process")]
-    Recover(#[source] Fault),
-    /// A socket cannot be bound.
-    #[error(transparent)]
-    Bind(#[from] BindError),
-    /// The kernel has no signals or no randomness for us.
-    #[error("cannot get {what} from the kernel")]
-    Kernel {
-        /// What.
-        what: &'static str,
-        /// Why.
-        source: io::Error,
-    },
-    /// An adapter cannot be made from its settings.
-    #[error("cannot set up {part}")]
-    Adapter {
-        /// Which.
-        part: String,
-        /// Why.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-}
 
 /// How the process ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -149,14 +83,6 @@ impl Ending {
             Self::Cut { .. } => ExitCode::from(3),
         }
     }
-}
-
-/// A part whose standing `/readyz` shows; asked in the background.
-pub struct Probe {
-    /// The name of its blocker, such as `vault` or `cluster:demo`.
-    pub name: String,
-    /// Asks it; in words what is wrong. Bounded by the adapter's own timeout.
-    pub ask: Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>,
 }
 
 /// The adapters, or doubles of them.
@@ -369,90 +295,6 @@ impl Bound {
         let left = site.runs.active();
         tracing::info!(?ending, cut = ?left, "ended");
         ending
-    }
-}
-
-/// Lets runs end: by themselves, then by cancelling; a second signal ends the waiting.
-async fn end_runs(
-    site: &Site,
-    drain_timeout: Duration,
-    signals: &mut mpsc::Receiver<EndSignal>,
-) -> Ending {
-    site.lifecycle.drain();
-    let orderly = async {
-        // Waiting for runs changes nothing, so giving it up is safe.
-        if tokio::time::timeout(drain_timeout, site.runs.idle())
-            .await
-            .is_err()
-        {
-            tracing::warn!(runs = ?site.runs.active(), "the drain time is over, cancelling");
-            site.runs.cut_all();
-            let cut = tokio::time::timeout(CUT_TIME, site.runs.idle()).await;
-            if cut.is_err() {
-                tracing::error!("runs did not end after they were cancelled");
-            }
-        }
-    };
-    // Either way the waiting ends and nothing of a run is dropped here.
-    tokio::select! {
-        () = orderly => {}
-        Some(EndSignal(name)) = signals.recv() => {
-            tracing::warn!(signal = name, "second signal, ending now");
-        }
-    }
-    match site.runs.active().len() {
-        0 => Ending::Clean,
-        runs => Ending::Cut { runs },
-    }
-}
-
-/// Tells the log how the runs of the last process stood.
-async fn recover(journal: &DiskJournal, clock: &dyn Clock) -> Result<(), Fault> {
-    for run in journal.recover(clock.now()).await? {
-        tracing::warn!(
-            run = %run.id,
-            phase = ?run.phase,
-            leases = run.leases.len(),
-            "a run was cut off by the end of the last process"
-        );
-    }
-    Ok(())
-}
-
-/// Forgets old records, now and hourly.
-async fn purge(journal: DiskJournal, clock: Arc<dyn Clock>, stop: CancellationToken) {
-    let mut period = tokio::time::interval(PURGE_PERIOD);
-    loop {
-        // A lost tick comes again in an hour; the token stays cancelled.
-        tokio::select! {
-            _ = period.tick() => {}
-            () = stop.cancelled() => return,
-        }
-        if let Err(fault) = journal.purge(clock.now()).await {
-            tracing::error!(error = %Chain(&fault), "old records stay");
-        }
-    }
-}
-
-/// Asks a part again and again and keeps its blocker true.
-async fn watch_part(probe: Probe, blocker: Blocker, stop: CancellationToken) {
-    loop {
-        let rest = match (probe.ask)().await {
-            Ok(()) => {
-                blocker.clear();
-                PROBE_PERIOD
-            }
-            Err(reason) => {
-                tracing::warn!(part = probe.name, reason, "not ready");
-                blocker.set(reason);
-                PROBE_AGAIN
-            }
-        };
-        // A lost wait asks a little earlier at worst; the token stays cancelled.
-        tokio::select! {
-            () = tokio::time::sleep(rest) => {}
-            () = stop.cancelled() => return,
-        }
     }
 }
 

@@ -5,16 +5,14 @@
 //! by one process. Invariant: when a call returns, what it says is on disk. Holds no secret value
 //! and no token. Table layouts are in [`record`].
 
+mod error;
+mod folder;
 pub mod record;
 mod recovery;
 
 use std::fs;
-use std::io;
-use std::os::unix::fs::DirBuilderExt;
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use deploy::ports::Entry;
@@ -30,6 +28,10 @@ use redb::ReadableDatabase;
 use redb::ReadableTable;
 use redb::backends::FileBackend;
 
+pub use self::error::Fault;
+use self::error::FaultCause;
+pub use self::error::OpenError;
+use self::folder::private_folder;
 use self::record::ENTRIES;
 use self::record::Grip;
 use self::record::KEYS;
@@ -49,77 +51,6 @@ pub use self::recovery::UnfinishedRun;
 const FILE: &str = "journal.redb";
 /// What redb may keep in memory; records are small and read rarely.
 const CACHE_BYTES: usize = 1 << 20;
-
-/// Why the journal cannot be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The folder cannot be made or looked at.
-    #[error("cannot use the state folder {}", path.display())]
-    Folder {
-        /// The folder.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// Others may enter the folder.
-    #[error(
-        "the state folder {} has mode {mode:03o}; expected 700: run `chmod 700` on it",
-        path.display()
-    )]
-    Mode {
-        /// The folder.
-        path: PathBuf,
-        /// Its mode.
-        mode: u32,
-    },
-    /// Another process has it.
-    #[error(
-        "another agent uses the state folder {}; give each agent its own state_dir",
-        path.display()
-    )]
-    InUse {
-        /// The folder.
-        path: PathBuf,
-    },
-    /// The file is broken or from another version.
-    #[error("cannot open the journal in {}", path.display())]
-    Database {
-        /// The folder.
-        path: PathBuf,
-        /// Why.
-        source: Box<redb::Error>,
-    },
-}
-
-/// The journal cannot be read or written.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot {doing} in the journal")]
-pub struct Fault {
-    /// What was being done.
-    pub doing: &'static str,
-    /// Why.
-    pub source: FaultCause,
-}
-
-/// What is behind a [`Fault`].
-#[derive(Debug, thiserror::Error)]
-pub enum FaultCause {
-    /// The disk or the file.
-    #[error(transparent)]
-    Database(Box<redb::Error>),
-    /// A record that this version cannot read.
-    #[error("a record has an unknown shape")]
-    Shape(#[source] serde_json::Error),
-    /// The worker was lost.
-    #[error("the writing task ended")]
-    Worker,
-}
-
-impl<E: Into<redb::Error>> From<E> for FaultCause {
-    fn from(error: E) -> Self {
-        Self::Database(Box::new(error.into()))
-    }
-}
 
 /// What is known about a request when its run begins.
 #[derive(Debug, Clone)]
@@ -177,12 +108,14 @@ impl DiskJournal {
                     .set_cache_size(CACHE_BYTES)
                     .create_with_backend(backend)
             })
-            .map_err(|error| match error {
-                redb::DatabaseError::DatabaseAlreadyOpen => OpenError::InUse { path: path.clone() },
-                other => OpenError::Database {
+            .map_err(|error| {
+                if matches!(error, redb::DatabaseError::DatabaseAlreadyOpen) {
+                    return OpenError::InUse { path: path.clone() };
+                }
+                OpenError::Database {
                     path: path.clone(),
-                    source: Box::new(other.into()),
-                },
+                    source: Box::new(error.into()),
+                }
             })?;
         let journal = Self {
             database: Arc::new(database),
@@ -410,31 +343,6 @@ fn taken(
         return Ok(None);
     };
     Ok(decode::<KeyRecord>(value.value())?.grip(digest, now))
-}
-
-/// Makes the folder for the agent alone, or checks that it is.
-fn private_folder(folder: &Path) -> Result<(), OpenError> {
-    let unusable = |source| OpenError::Folder {
-        path: folder.to_owned(),
-        source,
-    };
-    match fs::DirBuilder::new().mode(0o700).create(folder) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(error) => return Err(unusable(error)),
-    }
-    let found = fs::metadata(folder).map_err(unusable)?;
-    let mode = found.mode() & 0o777;
-    if !found.is_dir() {
-        return Err(unusable(io::ErrorKind::NotADirectory.into()));
-    }
-    if mode & 0o077 != 0 {
-        return Err(OpenError::Mode {
-            path: folder.to_owned(),
-            mode,
-        });
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! token. Invariants: a run is in the journal before it begins; its final report is in the journal
 //! before anybody is told; a panic inside a run ends as `internal` and touches no other run.
 
+mod reports;
 mod table;
 
 use std::io;
@@ -16,7 +17,6 @@ use deploy::ports::Clock;
 use deploy::ports::Journal;
 use futures::future::BoxFuture;
 use proto::error::Code;
-use proto::error::Problem;
 use proto::ids::ClusterName;
 use proto::ids::DeployName;
 use proto::ids::Namespace;
@@ -30,6 +30,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
+use self::reports::beginning;
+use self::reports::crashed;
 use self::table::Live;
 pub use self::table::Run;
 use self::table::Table;
@@ -236,7 +238,7 @@ impl Runs {
                 Err(error) => {
                     tracing::error!(%error, "the run ended by a fault of the agent");
                     live.log().end(Status::Failed);
-                    crashed(&live.report())
+                    crashed(&live.report(), runs.inner.clock.now())
                 }
             };
             runs.end(live, report, begun.elapsed()).await;
@@ -311,39 +313,6 @@ impl Runs {
     pub fn cut_all(&self) {
         self.inner.table.cut_all();
     }
-}
-
-/// The report of a run that begins.
-fn beginning(id: &RunId, submission: &Submission, now: jiff::Timestamp) -> Report {
-    Report {
-        id: id.clone(),
-        mode: submission.mode,
-        name: submission.name.clone(),
-        cluster: submission.cluster.clone(),
-        namespace: submission.namespace.clone(),
-        status: Status::Running,
-        started: format!("{now:.3}"),
-        finished: None,
-        message: "the run is on".to_owned(),
-        code: None,
-        problem: None,
-        steps: Vec::new(),
-        causes: Vec::new(),
-        warnings: Vec::new(),
-    }
-}
-
-/// The report of a run whose task panicked.
-fn crashed(begun: &Report) -> Report {
-    let message = "the agent made a mistake during this run; what was written stays. \
-                   Tell the operator the id of the run";
-    let mut report = begun.clone();
-    report.status = Status::Failed;
-    report.finished = Some(format!("{:.3}", jiff::Timestamp::now()));
-    report.code = Some(Code::Internal);
-    report.problem = Some(Problem::new(Code::Internal, message));
-    report.message = message.to_owned();
-    report
 }
 
 /// A receiver of a report that will not change any more.

@@ -279,7 +279,7 @@ async fn read(body: Incoming, limit: u64, time: Duration) -> Result<Bytes, Refus
         };
         let broken = |_| Refusal::bad("the body was cut off or is not well formed").close();
         let data = frame.map_err(broken)?.into_data();
-        let data = data.map_err(|_| Refusal::bad("trailers are not taken").close())?;
+        let data = data.map_err(|_trailers| Refusal::bad("trailers are not taken").close())?;
         if (bytes.len() + data.len()) as u64 > limit {
             return Err(too_large());
         }

@@ -40,7 +40,7 @@ pub struct Pulse {
 impl Pulse {
     /// Starts with the head of the first request being due.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn first() -> Self {
         Self {
             phase: Arc::new(Mutex::new(Phase::Head(Instant::now()))),
         }

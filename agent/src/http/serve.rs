@@ -91,7 +91,7 @@ async fn connection(
     site: Arc<Site>,
     stop: CancellationToken,
 ) {
-    let pulse = Pulse::new();
+    let pulse = Pulse::first();
     let io = TokioIo::new(Watched::new(stream, pulse.clone()));
     site.metrics.connection_opened();
     let served = service_fn(|request| answer(request, kind, place.is_over, &site, &pulse));

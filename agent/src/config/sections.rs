@@ -1,0 +1,105 @@
+//! The sections of the configuration as values.
+//!
+//! Filled by [`super`]; what unset means is said at each field. Safe to print: no field is a secret.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use deploy::bundle;
+
+use super::MINUTE;
+use super::SECOND;
+
+/// Where the sockets are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sockets {
+    /// For jobs.
+    pub jobs: PathBuf,
+    /// The mode of the jobs socket; its folder decides which jobs see it.
+    pub jobs_mode: u32,
+    /// For the operator, always 0600.
+    pub admin: PathBuf,
+}
+
+/// Sizes and times at the sockets; the defaults are the contract's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HttpLimits {
+    /// Connections per socket.
+    pub connections: usize,
+    /// Connections per peer process.
+    pub connections_per_process: usize,
+    /// Headers in a request.
+    pub headers: usize,
+    /// Bytes of all headers of a request.
+    pub header_bytes: usize,
+    /// Time for a head.
+    pub header_time: Duration,
+    /// Time for a body.
+    pub body_time: Duration,
+    /// Time without a request.
+    pub idle_time: Duration,
+    /// Sizes of a bundle.
+    pub bundle: bundle::Limits,
+}
+
+impl Default for HttpLimits {
+    fn default() -> Self {
+        Self {
+            connections: 512,
+            connections_per_process: 64,
+            headers: 100,
+            header_bytes: 32 << 10,
+            header_time: 5 * SECOND,
+            body_time: MINUTE,
+            idle_time: MINUTE,
+            bundle: bundle::Limits::default(),
+        }
+    }
+}
+
+/// Who signs id_tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Issuer {
+    /// The `iss` claim, byte by byte; discovery starts here.
+    pub url: String,
+    /// The `aud` claim.
+    pub audience: String,
+    /// Audiences that a token may name beside ours.
+    pub extra_audiences: Vec<String>,
+    /// The oldest token that is taken, by its `iat`.
+    pub max_age: Duration,
+    /// How far clocks may differ.
+    pub leeway: Duration,
+    /// A JWKS file that is used instead of asking the issuer.
+    pub pinned_jwks: Option<PathBuf>,
+    /// The issuer's CA; unset is the system's.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// Vault or OpenBao.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vault {
+    /// Its URL.
+    pub address: String,
+    /// Its CA; unset is the system's.
+    pub ca_file: Option<PathBuf>,
+    /// The mount of the JWT auth method.
+    pub jwt_mount: String,
+    /// The namespace; unset is the root.
+    pub namespace: Option<String>,
+    /// The time of one call.
+    pub timeout: Duration,
+    /// Auth mounts whose metadata says who holds a passed token; none: passed tokens are no identity.
+    pub trusted_mounts: Vec<String>,
+}
+
+/// One cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cluster {
+    /// The agent's own kubeconfig.
+    pub kubeconfig: PathBuf,
+    /// The context; unset is the file's current one.
+    pub context: Option<String>,
+    /// The time of one call.
+    pub timeout: Duration,
+}
