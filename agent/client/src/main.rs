@@ -1,1 +1,101 @@
-fn main() {}
+//! `quaymaster`, the client that jobs carry: packs a bundle, hands it to the agent, tells the verdict.
+//!
+//! Static and small, without TLS: it only speaks HTTP over the agent's unix socket. The way of a
+//! deploy: `args` -> `pack` (`expand`, `walk`, `archive`) -> `follow` (`wire`, `patience`) ->
+//! `output` (`log`, `render`) -> `exit`; `commands` strings them together. This file collects the
+//! environment once and passes it on; nothing else reads it.
+
+#![expect(
+    clippy::result_large_err,
+    reason = "a problem is made once and ends the program; its size is of no account"
+)]
+
+mod archive;
+mod args;
+mod commands;
+mod exit;
+mod expand;
+mod follow;
+mod lines;
+mod log;
+mod output;
+mod pack;
+mod patience;
+mod progress;
+mod quote;
+mod render;
+mod tokens;
+mod walk;
+mod wire;
+mod yaml;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use proto::error::Code;
+use proto::error::Problem;
+
+use crate::args::Arguments;
+use crate::args::Global;
+use crate::commands::Session;
+use crate::exit::Exit;
+use crate::expand::Environment;
+use crate::log::Sections;
+use crate::output::Detail;
+use crate::output::Output;
+use crate::wire::Agent;
+
+/// Where the agent's jobs socket is mounted unless said otherwise.
+const SOCKET: &str = "/run/quaymaster/jobs/quaymaster.sock";
+
+fn main() -> ExitCode {
+    let Arguments { global, command } = Arguments::parse();
+    let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+        Some((name.into_string().ok()?, value.into_string().ok()?))
+    };
+    // A variable that is not UTF-8 counts as unset: YAML could not hold it.
+    let environment: Environment = std::env::vars_os().filter_map(text).collect();
+    let sections = match environment.get("GITLAB_CI") {
+        Some(value) if !value.is_empty() => Sections::GitLab,
+        Some(_) | None => Sections::Plain,
+    };
+    let detail = if global.verbose {
+        Detail::Verbose
+    } else {
+        Detail::Normal
+    };
+    let mut output = Output::new(global.output, detail, sections);
+    let done = agent(&global, &environment).and_then(|agent| {
+        let mut session = Session {
+            agent: &agent,
+            environment: &environment,
+            output: &mut output,
+        };
+        let run = commands::run(&mut session, command);
+        Ok(runtime()?.block_on(run))
+    });
+    let exit = done.unwrap_or_else(|problem| {
+        output.problem(&problem);
+        Exit::of_code(problem.code)
+    });
+    ExitCode::from(exit as u8)
+}
+
+fn agent(global: &Global, environment: &Environment) -> Result<Agent, Problem> {
+    let named = environment
+        .get("QUAYMASTER_SOCKET")
+        .filter(|path| !path.is_empty());
+    let socket = global.socket.clone();
+    Ok(Agent {
+        socket: socket.unwrap_or_else(|| named.map_or(SOCKET, String::as_str).into()),
+        id_token: tokens::id_token(global.id_token_file.as_deref(), environment)?,
+        vault_token: tokens::vault_token(global.vault_token_file.as_deref(), environment)?,
+    })
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Problem> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Problem::new(Code::Internal, format!("starting the client: {error}")))
+}

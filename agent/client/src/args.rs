@@ -1,0 +1,254 @@
+//! What was typed, as values; nothing is read or built here.
+//!
+//! Called by `main`. The doc comments of the fields are the help text. Tokens are deliberately no
+//! arguments: a process list must never show one.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use clap::Parser;
+use clap::Subcommand;
+use clap::ValueEnum;
+use proto::ids::RunId;
+
+use crate::exit;
+
+const EXAMPLES: &str = "\
+Examples:
+  quaymaster deploy                         deploy what ./quaymaster.yaml describes
+  quaymaster deploy app/ --timeout 15m      another folder; wait at most 15 minutes
+  quaymaster plan                           say what a deploy would do, write nothing
+  quaymaster deploy -o json | jq .status    one JSON document, the verdict
+  quaymaster log --follow r0123...          follow a run that another job started
+  quaymaster whoami                         who am I to the agent, which rules match
+
+Environment:
+  QUAYMASTER_SOCKET        the agent's socket
+  QUAYMASTER_ID_TOKEN      the GitLab id token (id_tokens: in .gitlab-ci.yml)
+  QUAYMASTER_VAULT_TOKEN   a Vault token, or else
+  VAULT_TOKEN              a Vault token
+  ${NAME} in quaymaster.yaml is replaced by the variable NAME; $${ is a literal ${";
+
+/// Deploys through the Quaymaster agent beside the GitLab Runner.
+#[derive(Debug, Parser)]
+#[command(name = "quaymaster", version, max_term_width = 100)]
+#[command(after_help = exit::HELP, after_long_help = format!("{EXAMPLES}\n\n{}", exit::HELP))]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// The agent's socket [default: $QUAYMASTER_SOCKET or /run/quaymaster/jobs/quaymaster.sock]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+    /// How to answer
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Text)]
+    pub(crate) output: Format,
+    /// Tell more: packed files, heartbeats
+    #[arg(short, long, global = true)]
+    pub(crate) verbose: bool,
+    /// Read the GitLab id token from a file instead of $QUAYMASTER_ID_TOKEN
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) id_token_file: Option<PathBuf>,
+    /// Read the Vault token from a file instead of $QUAYMASTER_VAULT_TOKEN or $VAULT_TOKEN
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) vault_token_file: Option<PathBuf>,
+}
+
+/// The form of answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people
+    Text,
+    /// Exactly one JSON document on stdout
+    Json,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Deploy a folder and wait for the verdict
+    Deploy(Deploy),
+    /// Say what a deploy would do; write nothing
+    Plan(Plan),
+    /// Say how a run stands
+    Status(Run),
+    /// List the project's runs, newest first
+    List(List),
+    /// Print the log of a run
+    Log(LogOf),
+    /// Print the verdict of a run; the exit code is the run's
+    Result(ResultOf),
+    /// End a run
+    Cancel(Run),
+    /// Say who the caller is to the agent and which rules match
+    Whoami,
+    /// Print the versions of the client and the agent
+    Version,
+}
+
+/// `quaymaster deploy`.
+#[derive(Debug, Args)]
+pub(crate) struct Deploy {
+    /// The folder that holds quaymaster.yaml
+    #[arg(default_value = ".")]
+    pub(crate) dir: PathBuf,
+    /// The same as 'plan'
+    #[arg(long, conflicts_with = "detach")]
+    pub(crate) dry_run: bool,
+    /// Do not wait: print the run's id once it is accepted
+    #[arg(long)]
+    pub(crate) detach: bool,
+    #[command(flatten)]
+    pub(crate) waiting: Waiting,
+    #[command(flatten)]
+    pub(crate) key: Key,
+}
+
+/// `quaymaster plan`.
+#[derive(Debug, Args)]
+pub(crate) struct Plan {
+    /// The folder that holds quaymaster.yaml
+    #[arg(default_value = ".")]
+    pub(crate) dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) waiting: Waiting,
+    #[command(flatten)]
+    pub(crate) key: Key,
+}
+
+/// A limit on waiting.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Waiting {
+    /// Stop waiting after this long (90s, 10m, 1h30m); the run goes on, the exit code is 31
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "1h")]
+    pub(crate) timeout: Duration,
+}
+
+/// An idempotency key.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Key {
+    /// Find the run of an earlier invocation with this key instead of starting another one
+    /// [default: a fresh one]
+    #[arg(long, value_name = "KEY")]
+    pub(crate) idempotency_key: Option<String>,
+}
+
+/// Commands on one run.
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// The run's id
+    pub(crate) run: RunId,
+}
+
+/// `quaymaster list`.
+#[derive(Debug, Args)]
+pub(crate) struct List {
+    /// How many at most
+    #[arg(long, default_value_t = 20)]
+    pub(crate) limit: u16,
+    /// Only runs older than this one
+    #[arg(long, value_name = "RUN")]
+    pub(crate) after: Option<RunId>,
+}
+
+/// `quaymaster log`.
+#[derive(Debug, Args)]
+pub(crate) struct LogOf {
+    /// The run's id
+    pub(crate) run: RunId,
+    /// Go on until the run is over
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    #[command(flatten)]
+    pub(crate) waiting: Waiting,
+}
+
+/// `quaymaster result`.
+#[derive(Debug, Args)]
+pub(crate) struct ResultOf {
+    /// The run's id
+    pub(crate) run: RunId,
+    /// Wait until the run is over
+    #[arg(short, long)]
+    pub(crate) wait: bool,
+    #[command(flatten)]
+    pub(crate) waiting: Waiting,
+}
+
+/// Reads a duration such as `90s`, `10m` or `1h30m`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let expected = || "expected a duration such as 90s, 10m or 1h30m, up to 24h".to_owned();
+    let mut seconds: u64 = 0;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest
+            .find(|c: char| !c.is_ascii_digit())
+            .ok_or_else(expected)?;
+        let (number, tail) = rest.split_at(digits);
+        let number: u64 = number.parse().ok().ok_or_else(expected)?;
+        let unit = match tail.as_bytes().first() {
+            Some(b'h') => 3_600,
+            Some(b'm') => 60,
+            Some(b's') => 1,
+            _ => return Err(expected()),
+        };
+        seconds = number
+            .checked_mul(unit)
+            .and_then(|more| seconds.checked_add(more))
+            .ok_or_else(expected)?;
+        rest = &tail[1..];
+    }
+    if (1..=86_400).contains(&seconds) {
+        Ok(Duration::from_secs(seconds))
+    } else {
+        Err(expected())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use clap::CommandFactory;
+
+    use super::Arguments;
+    use super::duration;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_are_read_and_bounded() {
+        assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("1h30m"), Ok(Duration::from_secs(5_400)));
+        for bad in [
+            "",
+            "0s",
+            "10",
+            "m",
+            "-1s",
+            "25h",
+            "1d",
+            "99999999999999999999h",
+            "1é",
+        ] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn help_shows_examples_and_exit_codes() {
+        let help = Arguments::command().render_long_help().to_string();
+        assert!(help.contains("quaymaster deploy app/"));
+        assert!(help.contains("31  still running"));
+    }
+}

@@ -1,0 +1,346 @@
+//! What each command does, from arguments to the exit code.
+//!
+//! Called by `main`. A command asks the agent through `follow` and tells the answer through
+//! `output`; it decides nothing about the run itself.
+
+use std::cell::OnceCell;
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::header::HeaderValue;
+use proto::error::Code;
+use proto::error::Problem;
+use proto::ids::RunId;
+use proto::report::Report;
+use proto::report::RunList;
+use proto::report::Version;
+use proto::report::WhoAmI;
+use serde_json::Value;
+use tokio::signal::unix::SignalKind;
+use tokio::signal::unix::signal;
+
+use crate::args::Command;
+use crate::args::Key;
+use crate::args::List;
+use crate::args::Run;
+use crate::exit::Exit;
+use crate::expand::Environment;
+use crate::follow;
+use crate::follow::Submission;
+use crate::follow::Told;
+use crate::follow::Until;
+use crate::output::Output;
+use crate::pack;
+use crate::patience;
+use crate::patience::Patience;
+use crate::progress::Progress;
+use crate::render;
+use crate::wire::Agent;
+use crate::wire::Call;
+
+/// The longest that commands other than those that wait may take.
+const SHORT: Duration = Duration::from_secs(90);
+
+/// What commands work with.
+pub(crate) struct Session<'a> {
+    /// The agent.
+    pub(crate) agent: &'a Agent,
+    /// The job's environment.
+    pub(crate) environment: &'a Environment,
+    /// Where to tell.
+    pub(crate) output: &'a mut Output,
+}
+
+/// What a request for a run is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    /// A deploy whose verdict is waited for.
+    Deploy,
+    /// A deploy that goes on alone.
+    Detached,
+    /// A dry run.
+    Plan,
+}
+
+/// Runs a command, tells its answer and returns the exit code.
+pub(crate) async fn run(session: &mut Session<'_>, command: Command) -> Exit {
+    let done = match command {
+        Command::Deploy(deploy) => {
+            let order = match (deploy.dry_run, deploy.detach) {
+                (true, _) => Order::Plan,
+                (false, true) => Order::Detached,
+                (false, false) => Order::Deploy,
+            };
+            let limit = deploy.waiting.timeout;
+            submit(session, order, &deploy.dir, &deploy.key, limit).await
+        }
+        Command::Plan(plan) => {
+            let limit = plan.waiting.timeout;
+            submit(session, Order::Plan, &plan.dir, &plan.key, limit).await
+        }
+        Command::Status(Run { run }) => status(session, &run).await,
+        Command::List(list) => list_runs(session, &list).await,
+        Command::Log(log) => {
+            let until = if log.follow { Until::End } else { Until::Now };
+            log_of(session, &log.run, until, log.waiting.timeout).await
+        }
+        Command::Result(result) if result.wait => {
+            verdict(session, &result.run, result.waiting.timeout).await
+        }
+        Command::Result(result) => {
+            let report = follow::result(session.agent, &result.run, Duration::ZERO).await;
+            report.map(|report| tell_verdict(session.output, &report))
+        }
+        Command::Cancel(Run { run }) => cancel(session, &run).await,
+        Command::Whoami => whoami(session).await,
+        Command::Version => version(session).await,
+    };
+    done.unwrap_or_else(|problem| {
+        session.output.problem(&problem);
+        Exit::of_code(problem.code)
+    })
+}
+
+/// Packs, submits, and unless detached follows to the verdict.
+async fn submit(
+    session: &mut Session<'_>,
+    order: Order,
+    dir: &Path,
+    key: &Key,
+    limit: Duration,
+) -> Result<Exit, Problem> {
+    let bundle = pack::pack(dir, session.environment).map_err(pack::PackError::problem)?;
+    for (name, size) in &bundle.files {
+        let text = format!("packed {name} ({size} bytes)");
+        session.output.progress(Progress::Detail(text));
+    }
+    let submission = Submission {
+        path: match order {
+            Order::Deploy | Order::Detached => "/v1/deploys",
+            Order::Plan => "/v1/deploys?dry_run=true",
+        },
+        archive: Bytes::from(bundle.archive),
+        key: idempotency_key(key)?,
+    };
+    let started = OnceCell::new();
+    let agent = session.agent;
+    let output = &mut *session.output;
+    let work = async {
+        let patience = &mut Patience::new(limit);
+        let mut tell = |progress: Progress<'_>| output.progress(progress);
+        let accepted = follow::submit(agent, submission, patience, &started, &mut tell).await?;
+        let run = accepted.value.id.clone();
+        if order == Order::Detached {
+            return Ok(Ended::Detached(accepted));
+        }
+        tell(Progress::Notice(format!("run {run}")));
+        follow::follow(agent, &run, Until::End, patience, &mut tell).await?;
+        let report = follow::verdict(agent, &run, patience, &mut tell).await?;
+        Ok(Ended::Over(Box::new(report)))
+    };
+    let ended = tokio::select! {
+        ended = work => ended,
+        // Nothing is lost: the run belongs to the agent, and its id is told.
+        () = interrupted() => Err(stopped(started.get())),
+    };
+    match ended {
+        Ok(Ended::Over(report)) => Ok(tell_verdict(session.output, &report)),
+        Ok(Ended::Detached(accepted)) => {
+            let text = format!("{}\n", accepted.value.id);
+            session.output.answer(&accepted.json, &text);
+            Ok(Exit::Done)
+        }
+        Err(problem) => Err(with_run(problem, started.get())),
+    }
+}
+
+/// How a submission ended.
+enum Ended {
+    /// With a verdict.
+    Over(Box<Told<Report>>),
+    /// With an id.
+    Detached(Told<proto::report::Accepted>),
+}
+
+/// Follows or prints the log of a run.
+async fn log_of(
+    session: &mut Session<'_>,
+    run: &RunId,
+    until: Until,
+    limit: Duration,
+) -> Result<Exit, Problem> {
+    let mut events = Vec::new();
+    let output = &mut *session.output;
+    let patience = &mut Patience::new(limit);
+    let mut tell = |progress: Progress<'_>| {
+        if let Progress::Event(event) = &progress {
+            events.push((*event).clone());
+        }
+        output.progress(progress);
+    };
+    tokio::select! {
+        done = follow::follow(session.agent, run, until, patience, &mut tell) => drop(done?),
+        // Reading a log has no effect that could be lost.
+        () = interrupted() => return Err(stopped(Some(run))),
+    }
+    session.output.document(&events, "");
+    Ok(Exit::Done)
+}
+
+/// Waits for the verdict of a run.
+async fn verdict(session: &mut Session<'_>, run: &RunId, limit: Duration) -> Result<Exit, Problem> {
+    let output = &mut *session.output;
+    let patience = &mut Patience::new(limit);
+    let mut tell = |progress: Progress<'_>| output.progress(progress);
+    let report = tokio::select! {
+        report = follow::verdict(session.agent, run, patience, &mut tell) => report?,
+        // Waiting has no effect that could be lost.
+        () = interrupted() => return Err(stopped(Some(run))),
+    };
+    Ok(tell_verdict(session.output, &report))
+}
+
+async fn status(session: &mut Session<'_>, run: &RunId) -> Result<Exit, Problem> {
+    let report = follow::status(session.agent, run).await?;
+    session
+        .output
+        .answer(&report.json, &render::status(&report.value));
+    Ok(Exit::Done)
+}
+
+async fn list_runs(session: &mut Session<'_>, list: &List) -> Result<Exit, Problem> {
+    let mut path = format!("/v1/deploys?limit={}", list.limit);
+    if let Some(after) = &list.after {
+        path.push_str(&format!("&after={after}"));
+    }
+    let runs: Told<RunList> = ask(session.agent, &Call::get(path)).await?;
+    session
+        .output
+        .answer(&runs.json, &render::list(&runs.value));
+    Ok(Exit::Done)
+}
+
+async fn cancel(session: &mut Session<'_>, run: &RunId) -> Result<Exit, Problem> {
+    let call = Call::post(format!("/v1/deploys/{run}/cancel"));
+    let answer = session
+        .agent
+        .call(&call)
+        .await
+        .map_err(|error| error.problem())?;
+    let json = answer.success()?;
+    // The verdict is the run's own business; whoever waits for it is told there.
+    let text = format!("cancelling {run}; its verdict: quaymaster result --wait {run}\n");
+    let json = if json.trim_ascii().is_empty() {
+        Bytes::from_static(b"{}")
+    } else {
+        json
+    };
+    session.output.answer(&json, &text);
+    Ok(Exit::Done)
+}
+
+async fn whoami(session: &mut Session<'_>) -> Result<Exit, Problem> {
+    let who: Told<WhoAmI> = ask(session.agent, &Call::get("/v1/whoami")).await?;
+    session
+        .output
+        .answer(&who.json, &render::whoami(&who.value));
+    Ok(Exit::Done)
+}
+
+/// Tells our version even when there is no agent.
+async fn version(session: &mut Session<'_>) -> Result<Exit, Problem> {
+    let ours = env!("CARGO_PKG_VERSION");
+    let asked: Result<Told<Version>, Problem> = ask(session.agent, &Call::get("/version")).await;
+    let (agent, text) = match &asked {
+        Ok(told) => (
+            serde_json::from_slice(&told.json).unwrap_or_default(),
+            format!(
+                "{} (interface {})",
+                told.value.version,
+                told.value.api.join(", ")
+            ),
+        ),
+        Err(problem) => (Value::Null, format!("not known: {}", problem.detail)),
+    };
+    let document = serde_json::json!({ "client": ours, "agent": agent });
+    let text = format!("client {ours}\nagent  {text}\n");
+    session.output.document(&document, &text);
+    Ok(Exit::Done)
+}
+
+/// Makes one bounded call.
+async fn ask<T: serde::de::DeserializeOwned>(
+    agent: &Agent,
+    call: &Call,
+) -> Result<Told<T>, Problem> {
+    let late = |_| Problem::new(Code::Unavailable, "the agent did not answer in time");
+    let answer = tokio::time::timeout(SHORT, agent.call(call)).await;
+    follow::told(answer.map_err(late)?.map_err(|error| error.problem())?)
+}
+
+fn tell_verdict(output: &mut Output, report: &Told<Report>) -> Exit {
+    output.answer(&report.json, &render::verdict(&report.value));
+    Exit::of_status(report.value.status)
+}
+
+/// Returns the given key, or a fresh one.
+fn idempotency_key(key: &Key) -> Result<HeaderValue, Problem> {
+    let text = key
+        .idempotency_key
+        .clone()
+        .unwrap_or_else(|| format!("{:016x}{:016x}", patience::random(0), patience::random(1)));
+    let is_key =
+        (1..=255).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+    let wrong = || {
+        let text = "--idempotency-key takes 1 to 255 visible ASCII characters without blanks";
+        Problem::new(Code::BadRequest, text)
+    };
+    HeaderValue::from_str(&text)
+        .ok()
+        .filter(|_| is_key)
+        .ok_or_else(wrong)
+}
+
+/// Adds to a problem that a run is on whose end is not known here.
+fn with_run(mut problem: Problem, run: Option<&RunId>) -> Problem {
+    let Some(run) = run else { return problem };
+    problem
+        .instance
+        .get_or_insert_with(|| format!("/v1/deploys/{run}"));
+    if !matches!(problem.code, Code::StillRunning) && problem.hint.is_none() {
+        problem.hint = Some(patience::go_on(run));
+    }
+    problem
+}
+
+/// Returns the problem that a signal ended the waiting.
+fn stopped(run: Option<&RunId>) -> Problem {
+    match run {
+        Some(run) => {
+            let text = format!("a signal ended the client; run {run} goes on");
+            Problem::new(Code::StillRunning, text).hint(patience::go_on(run))
+        }
+        None => Problem::new(
+            Code::StillRunning,
+            "a signal ended the client before the agent accepted the run",
+        )
+        .hint("quaymaster list shows whether it was accepted"),
+    }
+}
+
+/// Returns at SIGINT or SIGTERM.
+async fn interrupted() {
+    let (Ok(mut int), Ok(mut term)) = (
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::terminate()),
+    ) else {
+        // Without handlers the default applies: the signal ends the process.
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        // Either signal means the same; losing the other is safe.
+        _ = int.recv() => {}
+        _ = term.recv() => {}
+    }
+}

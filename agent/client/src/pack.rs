@@ -1,0 +1,186 @@
+//! Packs the bundle: `quaymaster.yaml`, expanded, and the files that its `manifests` name.
+//!
+//! Called by the commands `deploy` and `plan`. The archive depends on the files' names and content
+//! alone, so the same input gives the same bytes. The limits of the contract are checked here
+//! first, because a name and a size on this side help more than a 413 from the other.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::io::Read;
+use std::path::Path;
+use std::path::PathBuf;
+use std::string::FromUtf8Error;
+
+use proto::error::Code;
+use proto::error::Place;
+use proto::error::Problem;
+
+use crate::archive;
+use crate::expand;
+use crate::expand::Environment;
+use crate::walk;
+use crate::walk::WalkError;
+use crate::yaml;
+use crate::yaml::SPEC_FILE;
+
+/// Bytes of the whole archive.
+const TOTAL_LIMIT: u64 = 32 << 20;
+/// Bytes of one file.
+const FILE_LIMIT: u64 = 8 << 20;
+/// Bytes of the spec.
+const SPEC_LIMIT: u64 = 256 << 10;
+/// Files in a bundle.
+const ENTRY_LIMIT: usize = 5_000;
+
+/// A packed bundle.
+#[derive(Debug)]
+pub(crate) struct Bundle {
+    /// The tar archive.
+    pub(crate) archive: Vec<u8>,
+    /// What is in it, by path, with sizes; for the verbose log.
+    pub(crate) files: BTreeMap<String, usize>,
+}
+
+/// Why a bundle cannot be packed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PackError {
+    /// The spec has places that are wrong.
+    #[error("reading {SPEC_FILE}")]
+    Spec(Vec<Place>),
+    /// The spec is not text.
+    #[error("reading {SPEC_FILE}: it is not UTF-8")]
+    NotText(#[source] FromUtf8Error),
+    /// A file or folder cannot be read.
+    #[error("reading {}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// An entry of `manifests` cannot be packed.
+    #[error("packing an entry of manifests")]
+    Manifest {
+        /// The entry's place in the spec.
+        place: Place,
+        /// Why.
+        source: WalkError,
+    },
+    /// A file or the whole is over a limit.
+    #[error("{what} has {size} bytes, more than the limit of {limit}")]
+    TooLarge {
+        /// The file, or the bundle.
+        what: String,
+        /// Its size, or the part of it that was read.
+        size: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// Too many files.
+    #[error("the bundle has {count} files, more than the limit of {ENTRY_LIMIT}")]
+    TooMany {
+        /// How many.
+        count: usize,
+    },
+}
+
+/// Packs what `dir` holds.
+///
+/// # Errors
+/// [`PackError`] with the file, and the place in the spec where there is one.
+pub(crate) fn pack(dir: &Path, environment: &Environment) -> Result<Bundle, PackError> {
+    let unreadable = |path: &Path| {
+        let path = path.to_owned();
+        |source| PackError::Read { path, source }
+    };
+    let root = fs::canonicalize(dir).map_err(unreadable(dir))?;
+    let spec = read(&root.join(SPEC_FILE), SPEC_FILE, SPEC_LIMIT)?;
+    let source = String::from_utf8(spec).map_err(PackError::NotText)?;
+    let spec = expand::expand(&source, environment).map_err(PackError::Spec)?;
+    check_size(SPEC_FILE, spec.len() as u64, SPEC_LIMIT)?;
+
+    let scalars = yaml::scalars(&spec).map_err(|place| PackError::Spec(vec![place]))?;
+    let mut paths: BTreeMap<String, PathBuf> = BTreeMap::new();
+    for entry in yaml::manifests(&scalars) {
+        let found = walk::files(&root, &entry.value).map_err(|source| PackError::Manifest {
+            place: yaml::place(&spec, entry.start, String::new()),
+            source,
+        })?;
+        paths.extend(found);
+    }
+    paths.remove(SPEC_FILE);
+    if paths.len() >= ENTRY_LIMIT {
+        return Err(PackError::TooMany {
+            count: paths.len() + 1,
+        });
+    }
+
+    let mut files = BTreeMap::from([(SPEC_FILE.to_owned(), spec.into_bytes())]);
+    let mut total = 0;
+    for (name, path) in paths {
+        let content = read(&path, &name, FILE_LIMIT)?;
+        total += content.len() as u64;
+        check_size("the bundle", total, TOTAL_LIMIT)?;
+        files.insert(name, content);
+    }
+    let archive = archive::tar(&files).map_err(unreadable(dir))?;
+    check_size("the bundle", archive.len() as u64, TOTAL_LIMIT)?;
+    Ok(Bundle {
+        archive,
+        files: files
+            .into_iter()
+            .map(|(name, content)| (name, content.len()))
+            .collect(),
+    })
+}
+
+/// Reads a file, at most one byte over the limit.
+fn read(path: &Path, name: &str, limit: u64) -> Result<Vec<u8>, PackError> {
+    let mut content = Vec::new();
+    fs::File::open(path)
+        .and_then(|file| file.take(limit + 1).read_to_end(&mut content))
+        .map_err(|source| PackError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+    check_size(name, content.len() as u64, limit)?;
+    Ok(content)
+}
+
+fn check_size(what: &str, size: u64, limit: u64) -> Result<(), PackError> {
+    if size > limit {
+        return Err(PackError::TooLarge {
+            what: what.to_owned(),
+            size,
+            limit,
+        });
+    }
+    Ok(())
+}
+
+impl PackError {
+    /// Tells the caller in the words of the agent's own answers.
+    pub(crate) fn problem(self) -> Problem {
+        let detail = self.to_string();
+        match self {
+            Self::Spec(places) => {
+                Problem::new(Code::SpecInvalid, "quaymaster.yaml cannot be packed").places(places)
+            }
+            Self::NotText(_) => Problem::new(Code::SpecInvalid, detail),
+            Self::Read { source, .. } => Problem::new(Code::BundleInvalid, format!("{detail}: {source}"))
+                .hint("run quaymaster in the folder that holds quaymaster.yaml, or name the folder: quaymaster deploy DIR"),
+            Self::Manifest { mut place, source } => {
+                place.message = source.message();
+                Problem::new(Code::BundleInvalid, "an entry of manifests cannot be packed")
+                    .places([place])
+            }
+            Self::TooLarge { .. } | Self::TooMany { .. } => Problem::new(Code::TooLarge, detail)
+                .hint("name only the manifests that belong to this deploy"),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "pack_tests.rs"]
+mod tests;

@@ -1,0 +1,169 @@
+//! Reads the scalars of `quaymaster.yaml` with their places: just enough for the client.
+//!
+//! Called by `expand` and `pack`. The agent is the one who judges a spec; this only has to find
+//! values and the list of manifests, and to refuse what is no YAML at all. It never resolves
+//! aliases, so it cannot be made to grow.
+
+use granit_parser::Event;
+use granit_parser::Parser;
+use granit_parser::ScalarStyle;
+use granit_parser::Span;
+use proto::error::Place;
+
+/// The name of the spec's file.
+pub(crate) const SPEC_FILE: &str = "quaymaster.yaml";
+
+/// What a scalar is to the collection that holds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// A key, or a part of one.
+    Key,
+    /// A value or an item.
+    Value,
+}
+
+/// One scalar.
+#[derive(Debug)]
+pub(crate) struct Scalar {
+    /// Where it hangs: the keys above it; items are `[]`.
+    pub(crate) path: Vec<String>,
+    /// Key or value.
+    pub(crate) role: Role,
+    /// The text that it means.
+    pub(crate) value: String,
+    /// How it is written.
+    pub(crate) style: ScalarStyle,
+    /// Its first byte in the source, quotes included.
+    pub(crate) start: usize,
+    /// The byte after its last.
+    pub(crate) end: usize,
+    /// The column of its first character, counted from 0: for a block text its indentation.
+    pub(crate) indent: usize,
+}
+
+impl Scalar {
+    /// Returns its source text.
+    pub(crate) fn raw<'a>(&self, source: &'a str) -> &'a str {
+        source.get(self.start..self.end).unwrap_or("")
+    }
+}
+
+/// A collection that is open.
+enum Open {
+    /// A sequence; the role of what it holds.
+    Sequence(Role),
+    /// A mapping before a key.
+    Key(Role),
+    /// A mapping before the value of this key.
+    Value(Role, String),
+}
+
+/// Reads all scalars, in the order of the file.
+///
+/// # Errors
+/// The place where the text stops being YAML.
+pub(crate) fn scalars(source: &str) -> Result<Vec<Scalar>, Place> {
+    let mut open: Vec<Open> = Vec::new();
+    let mut found = Vec::new();
+    for next in Parser::new_from_str(source) {
+        let (event, span) = next.map_err(|error| {
+            let at = error.marker().byte_offset().unwrap_or(0);
+            let hint = "; inside { } and [ ] a text with ${NAME} needs quotes";
+            place(
+                source,
+                at,
+                format!("not valid YAML: {}{hint}", error.info()),
+            )
+        })?;
+        match event {
+            Event::Scalar(value, style, ..) => {
+                let role = role(&open);
+                found.push(scalar(&open, role, value.into_owned(), style, span));
+                let key = found.last().map_or("", |scalar| scalar.value.as_str());
+                advance(&mut open, key);
+            }
+            Event::Alias(_) | Event::UnresolvedAlias(_) => advance(&mut open, ""),
+            Event::SequenceStart(..) => open.push(Open::Sequence(role(&open))),
+            Event::MappingStart(..) => open.push(Open::Key(role(&open))),
+            Event::SequenceEnd | Event::MappingEnd => {
+                open.pop();
+                advance(&mut open, "");
+            }
+            Event::StreamStart
+            | Event::StreamEnd
+            | Event::DocumentStart(..)
+            | Event::DocumentEnd
+            | Event::Anchor(..)
+            | Event::Comment(..)
+            | _ => {}
+        }
+    }
+    Ok(found)
+}
+
+/// Returns the role of the next node.
+fn role(open: &[Open]) -> Role {
+    match open.last() {
+        None => Role::Value,
+        Some(Open::Sequence(role) | Open::Value(role, _)) => *role,
+        Some(Open::Key(_)) => Role::Key,
+    }
+}
+
+/// Steps over a node that is complete.
+fn advance(open: &mut [Open], text: &str) {
+    if let Some(top) = open.last_mut() {
+        match top {
+            Open::Sequence(_) => {}
+            Open::Key(role) => *top = Open::Value(*role, text.to_owned()),
+            Open::Value(role, _) => *top = Open::Key(*role),
+        }
+    }
+}
+
+fn scalar(open: &[Open], role: Role, value: String, style: ScalarStyle, span: Span) -> Scalar {
+    let path = open
+        .iter()
+        .filter_map(|open| match open {
+            Open::Sequence(_) => Some("[]".to_owned()),
+            Open::Key(_) => None,
+            Open::Value(_, key) => Some(key.clone()),
+        })
+        .collect();
+    let range = span.byte_range().unwrap_or(0..0);
+    Scalar {
+        path,
+        role,
+        value,
+        style,
+        start: range.start,
+        end: range.end,
+        indent: span.start.col(),
+    }
+}
+
+/// Makes a place of a byte offset of the spec.
+pub(crate) fn place(source: &str, at: usize, message: String) -> Place {
+    let before = source.get(..at).unwrap_or(source);
+    let before = before.strip_prefix('\u{feff}').unwrap_or(before);
+    let line = before.rsplit('\n').next().unwrap_or("");
+    Place {
+        file: Some(SPEC_FILE.to_owned()),
+        line: Some(before.matches('\n').count() as u64 + 1),
+        column: Some(line.chars().count() as u64 + 1),
+        path: None,
+        message,
+    }
+}
+
+/// Returns the entries of the top level list `manifests`, in the order of the file.
+pub(crate) fn manifests(scalars: &[Scalar]) -> impl Iterator<Item = &Scalar> {
+    scalars.iter().filter(|scalar| {
+        scalar.role == Role::Value
+            && scalar
+                .path
+                .iter()
+                .map(String::as_str)
+                .eq(["manifests", "[]"])
+    })
+}
