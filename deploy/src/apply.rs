@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use futures::FutureExt as _;
 use futures::StreamExt as _;
 use proto::report::Action;
 use serde_json::Value;
@@ -98,18 +99,21 @@ pub async fn apply(
         .collect();
     let mut objects: Vec<AppliedObject> = Vec::with_capacity(plan.steps().len());
     for wave in Wave::ALL {
-        let steps = plan.steps().iter().filter(|step| step.wave == wave);
-        let mut writes = futures::stream::iter(steps)
-            .map(async |step| (step, step_one(plan, step, &data, ports, patience).await))
-            .buffer_unordered(WIDTH);
+        let mut writes = Vec::new();
+        for step in plan.steps() {
+            if step.wave == wave {
+                writes.push(step_one(plan, step, &data, ports, patience).boxed());
+            }
+        }
+        let mut writes = futures::stream::iter(writes).buffer_unordered(WIDTH);
         let mut failed = None;
-        while let Some((step, result)) = writes.next().await {
+        while let Some((id, result)) = writes.next().await {
             match result {
                 Ok(object) => objects.push(object),
                 Err(error) => {
                     patience
                         .log
-                        .object(step.id.to_string(), "failed", error.to_string());
+                        .object(id.to_string(), "failed", error.to_string());
                     failed = failed.or(Some(error));
                 }
             }
@@ -132,23 +136,26 @@ async fn step_one(
     data: &BTreeMap<&str, &BTreeMap<String, Secret>>,
     ports: &Ports,
     patience: &Patience<'_>,
-) -> Result<AppliedObject, ApplyError> {
+) -> (ObjectId, Result<AppliedObject, ApplyError>) {
+    let id = step.id.clone();
     if let (Action::Same, Some(checked)) = (step.action, &step.checked) {
-        patience.log.object(step.id.to_string(), "same", "");
-        return Ok(checked.clone());
+        patience.log.object(id.to_string(), "same", "");
+        return (id, Ok(checked.clone()));
     }
     let data = match &step.content {
-        Content::Secret { .. } => data.get(step.id.name.as_str()).copied(),
+        Content::Secret { .. } => data.get(id.name.as_str()).copied(),
         Content::Object(_) => None,
     };
-    let (applied, _) = write(plan, step, data, ports, patience).await?;
-    let state = match step.action {
-        Action::Create => "created",
-        Action::Change => "changed",
-        Action::Same | Action::Unknown => "applied",
-    };
-    patience.log.object(step.id.to_string(), state, "");
-    Ok(applied)
+    let written = write(plan, step, data, ports, patience).await;
+    if written.is_ok() {
+        let state = match step.action {
+            Action::Create => "created",
+            Action::Change => "changed",
+            Action::Same | Action::Unknown => "applied",
+        };
+        patience.log.object(id.to_string(), state, "");
+    }
+    (id, written.map(|(applied, _)| applied))
 }
 
 /// Writes one object until it is written, refused, or patience ends.
@@ -170,11 +177,13 @@ async fn write(
         }
         let result = patience
             .retry(
-                async || {
-                    ports
-                        .cluster
-                        .apply(actor, &step.id, payload(&step.content, data), Write::Commit)
-                        .await
+                || {
+                    ports.cluster.apply(
+                        actor,
+                        &step.id,
+                        payload(&step.content, data),
+                        Write::Commit,
+                    )
                 },
                 |error| {
                     let mut trouble = cluster_trouble(error);
@@ -206,15 +215,20 @@ async fn look(
     patience: &Patience<'_>,
 ) -> Result<(), ClusterError> {
     let actor = plan.permit().actor();
-    let there = patience
-        .retry(
-            async || match step.id.gvk.is("", "Secret") {
-                true => Ok(ports.cluster.fingerprints(actor, &step.id).await?.is_some()),
-                false => Ok(ports.cluster.get(actor, &step.id).await?.is_some()),
-            },
-            cluster_trouble,
-        )
-        .await?;
+    let there = if step.id.gvk.is("", "Secret") {
+        let read = patience
+            .retry(
+                || ports.cluster.fingerprints(actor, &step.id),
+                cluster_trouble,
+            )
+            .await;
+        read?.is_some()
+    } else {
+        let read = patience
+            .retry(|| ports.cluster.get(actor, &step.id), cluster_trouble)
+            .await;
+        read?.is_some()
+    };
     let seen = if there {
         "it is there"
     } else {

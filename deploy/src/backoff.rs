@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -71,9 +72,9 @@ pub struct Trouble {
 
 impl Patience<'_> {
     /// Calls until it succeeds, fails for good, or patience ends; then returns the last error.
-    pub async fn retry<T, E>(
+    pub async fn retry<'c, T, E>(
         &self,
-        mut call: impl AsyncFnMut() -> Result<T, E>,
+        mut call: impl FnMut() -> BoxFuture<'c, Result<T, E>>,
         look: impl Fn(&E) -> Trouble,
     ) -> Result<T, E> {
         let mut backoff = Backoff::new(self.seed);

@@ -17,6 +17,9 @@ mod walk;
 /// What a gzip file starts with.
 const GZIP: &[u8] = &[0x1f, 0x8b];
 
+/// The name of the spec's file inside a bundle.
+pub const SPEC_FILE: &str = "quaymaster.yaml";
+
 /// Sizes that a bundle may have; configuration values with these defaults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {

@@ -9,6 +9,7 @@ pub mod fields;
 
 use std::collections::BTreeMap;
 
+use futures::FutureExt as _;
 use futures::StreamExt as _;
 use proto::report::Action;
 use serde_json::Value;
@@ -123,10 +124,7 @@ pub async fn access(
     let mut by_place: BTreeMap<(String, Option<String>), Placed<'_>> = BTreeMap::new();
     for (id, _) in wanted {
         let resource = patience
-            .retry(
-                async || ports.cluster.resource(&id.gvk).await,
-                cluster_trouble,
-            )
+            .retry(|| ports.cluster.resource(&id.gvk), cluster_trouble)
             .await;
         let resource = match resource {
             Ok(resource) => resource,
@@ -207,10 +205,7 @@ async fn may(
         name: name.map(str::to_owned),
     };
     patience
-        .retry(
-            async || ports.cluster.may(actor, &access).await,
-            cluster_trouble,
-        )
+        .retry(|| ports.cluster.may(actor, &access), cluster_trouble)
         .await
         .map_err(|source| CheckError::Cluster {
             object: id.to_string(),
@@ -231,18 +226,15 @@ pub async fn dry_run(
 ) -> Result<(), CheckError> {
     let actor = plan.permit().actor().clone();
     let specs = &plan.permit().request().spec.secrets;
-    let answers: Vec<_> = futures::stream::iter(plan.steps().iter().enumerate())
-        .map(async |(index, step)| {
-            let data = match &step.content {
-                Content::Secret { index, .. } => Some(stand_ins(&specs[*index].keys, draft)),
-                Content::Object(_) => None,
-            };
-            let payload = payload(&step.content, data.as_ref());
-            (
-                index,
-                dry_run_one(step, &actor, payload, ports, patience).await,
-            )
-        })
+    let mut asks = Vec::with_capacity(plan.steps().len());
+    for (index, step) in plan.steps().iter().enumerate() {
+        let data = match &step.content {
+            Content::Secret { index, .. } => Some(stand_ins(&specs[*index].keys, draft)),
+            Content::Object(_) => None,
+        };
+        asks.push(dry_run_one(index, step, &actor, data, ports, patience).boxed());
+    }
+    let answers: Vec<_> = futures::stream::iter(asks)
         .buffer_unordered(WIDTH)
         .collect()
         .await;
@@ -294,23 +286,20 @@ pub(crate) const fn payload<'a>(
 }
 
 async fn dry_run_one(
+    index: usize,
     step: &Step,
     actor: &Actor,
-    payload: Payload<'_>,
+    data: Option<BTreeMap<String, Secret>>,
     ports: &Ports,
     patience: &Patience<'_>,
-) -> Result<(AppliedObject, Value), ClusterError> {
-    patience
+) -> (usize, Result<(AppliedObject, Value), ClusterError>) {
+    let data = data.as_ref();
+    let answer = patience
         .retry(
-            async || {
-                let again = match &payload {
-                    Payload::Object(body) => Payload::Object(body),
-                    Payload::Secret { body, data } => Payload::Secret { body, data },
-                };
+            || {
                 ports
                     .cluster
-                    .apply(actor, &step.id, again, Write::DryRun)
-                    .await
+                    .apply(actor, &step.id, payload(&step.content, data), Write::DryRun)
             },
             |error| {
                 let mut trouble = cluster_trouble(error);
@@ -321,7 +310,8 @@ async fn dry_run_one(
                 trouble
             },
         )
-        .await
+        .await;
+    (index, answer)
 }
 
 /// Takes the server's view into the step.

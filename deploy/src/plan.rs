@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use futures::FutureExt as _;
 use futures::StreamExt as _;
 use proto::report::Action;
 use proto::report::KeyChange;
@@ -243,12 +244,16 @@ pub async fn observe(
     ports: &Ports,
     patience: &Patience<'_>,
 ) -> Result<BTreeMap<ObjectId, Live>, ClusterError> {
-    let mut reads = futures::stream::iter(wanted)
-        .map(async |(id, content)| (id, observe_one(permit, id, content, ports, patience).await))
-        .buffer_unordered(WIDTH);
+    // Boxed one by one: a closure that returns futures over borrowed items is not general enough to
+    // be sent between threads.
+    let mut reads = Vec::with_capacity(wanted.len());
+    for (id, content) in wanted {
+        reads.push(observe_one(permit, id, content, ports, patience).boxed());
+    }
+    let mut reads = futures::stream::iter(reads).buffer_unordered(WIDTH);
     let mut observed = BTreeMap::new();
     while let Some((id, live)) = reads.next().await {
-        observed.insert(id.clone(), live?);
+        observed.insert(id, live?);
     }
     Ok(observed)
 }
@@ -259,29 +264,26 @@ async fn observe_one(
     content: &Content,
     ports: &Ports,
     patience: &Patience<'_>,
-) -> Result<Live, ClusterError> {
-    let result = patience
-        .retry(
-            async || match content {
-                Content::Object(_) if !id.gvk.is("", "Secret") => Ok(ports
-                    .cluster
-                    .get(permit.actor(), id)
-                    .await?
-                    .map_or(Live::Absent, Live::Object)),
-                Content::Object(_) | Content::Secret { .. } => Ok(ports
-                    .cluster
-                    .fingerprints(permit.actor(), id)
-                    .await?
-                    .map_or(Live::Absent, Live::Secret)),
-            },
-            cluster_trouble,
-        )
-        .await;
-    match result {
+) -> (ObjectId, Result<Live, ClusterError>) {
+    let actor = permit.actor();
+    let is_secret = matches!(content, Content::Secret { .. }) || id.gvk.is("", "Secret");
+    let live = if is_secret {
+        let read = patience
+            .retry(|| ports.cluster.fingerprints(actor, id), cluster_trouble)
+            .await;
+        read.map(|found| found.map_or(Live::Absent, Live::Secret))
+    } else {
+        let read = patience
+            .retry(|| ports.cluster.get(actor, id), cluster_trouble)
+            .await;
+        read.map(|found| found.map_or(Live::Absent, Live::Object))
+    };
+    let live = match live {
         // The check says later whether a missing kind or namespace is an error or part of the run.
         Err(ClusterError::UnknownKind { .. } | ClusterError::Missing { .. }) => Ok(Live::Absent),
         other => other,
-    }
+    };
+    (id.clone(), live)
 }
 
 /// Tells the retry policy about a cluster error.

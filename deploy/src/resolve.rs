@@ -177,37 +177,32 @@ impl ResolvedSecrets {
     }
 }
 
-fn trouble(error: &ResolveError) -> Trouble {
-    let retry_after_seconds = match error {
-        ResolveError::Vault {
-            source:
-                SecretsError::Unavailable {
-                    retry_after_seconds,
-                    ..
-                },
-            ..
-        } => *retry_after_seconds,
-        ResolveError::Vault { .. }
-        | ResolveError::NoLogin
-        | ResolveError::FieldMissing { .. }
-        | ResolveError::NoVersions { .. }
-        | ResolveError::TooLarge { .. }
-        | ResolveError::Template { .. }
-        | ResolveError::Journal(_) => None,
-    };
-    let reason = match error {
-        ResolveError::Vault { what, source } => format!("{what}: {source}"),
-        other @ (ResolveError::NoLogin
-        | ResolveError::FieldMissing { .. }
-        | ResolveError::NoVersions { .. }
-        | ResolveError::TooLarge { .. }
-        | ResolveError::Template { .. }
-        | ResolveError::Journal(_)) => other.to_string(),
-    };
-    Trouble {
+/// Tells the retry policy about a Vault error at `what`.
+fn trouble(what: &str) -> impl Fn(&SecretsError) -> Trouble {
+    move |error| Trouble {
         class: error.class(),
-        retry_after_seconds,
-        reason,
+        retry_after_seconds: match error {
+            SecretsError::Unavailable {
+                retry_after_seconds,
+                ..
+            } => *retry_after_seconds,
+            SecretsError::LoginRefused { .. }
+            | SecretsError::Forbidden { .. }
+            | SecretsError::Missing { .. }
+            | SecretsError::VersionGone { .. }
+            | SecretsError::DataPrefix { .. }
+            | SecretsError::Unanswered { .. }
+            | SecretsError::Unexpected { .. } => None,
+        },
+        reason: format!("{what}: {error}"),
+    }
+}
+
+/// Says at what a Vault error happened.
+fn in_vault(what: &str) -> impl Fn(SecretsError) -> ResolveError {
+    move |source| ResolveError::Vault {
+        what: what.to_owned(),
+        source,
     }
 }
 
@@ -223,17 +218,9 @@ pub async fn draft(
 ) -> Result<Draft, ResolveError> {
     let login = login.ok_or(ResolveError::NoLogin)?;
     let session = patience
-        .retry(
-            async || {
-                let error = |source| ResolveError::Vault {
-                    what: "the login".to_owned(),
-                    source,
-                };
-                ports.secrets.login(&login).await.map_err(error)
-            },
-            trouble,
-        )
-        .await?;
+        .retry(|| ports.secrets.login(&login), trouble("the login"))
+        .await
+        .map_err(in_vault("the login"))?;
     let mut draft = Draft {
         session,
         specs: specs.to_vec(),
@@ -262,18 +249,11 @@ impl Draft {
             }
             let data = patience
                 .retry(
-                    async || {
-                        secrets
-                            .read(&self.session, &mount, &place.path, place.version)
-                            .await
-                            .map_err(|source| ResolveError::Vault {
-                                what: place.path.to_string(),
-                                source,
-                            })
-                    },
-                    trouble,
+                    || secrets.read(&self.session, &mount, &place.path, place.version),
+                    trouble(place.path.as_str()),
                 )
-                .await?;
+                .await
+                .map_err(in_vault(place.path.as_str()))?;
             data.fields
                 .values()
                 .for_each(|value| patience.log.learn(value));
@@ -293,19 +273,11 @@ impl Draft {
         }
         let mount = patience
             .retry(
-                async || {
-                    ports
-                        .secrets
-                        .engine(&self.session, path)
-                        .await
-                        .map_err(|source| ResolveError::Vault {
-                            what: path.to_string(),
-                            source,
-                        })
-                },
-                trouble,
+                || ports.secrets.engine(&self.session, path),
+                trouble(path.as_str()),
             )
-            .await?;
+            .await
+            .map_err(in_vault(path.as_str()))?;
         self.mounts.insert(path.as_str().to_owned(), mount.clone());
         Ok(mount)
     }

@@ -101,10 +101,10 @@ fn reserved(map: &str, key: &str) -> Result<(), String> {
 /// Takes out what belongs to the server; returns the names of what was there.
 pub(super) fn drop_server_fields(body: &mut Value) -> Vec<&'static str> {
     let mut dropped = Vec::new();
-    if let Some(object) = body.as_object_mut() {
-        if object.remove("status").is_some() {
-            dropped.push("status");
-        }
+    if let Some(object) = body.as_object_mut()
+        && object.remove("status").is_some()
+    {
+        dropped.push("status");
     }
     if let Some(metadata) = body.get_mut("metadata").and_then(Value::as_object_mut) {
         for name in SERVER_METADATA {

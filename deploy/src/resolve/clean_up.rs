@@ -22,7 +22,7 @@ pub async fn revoke(
     for lease in leases {
         let result = patience
             .retry(
-                async || ports.secrets.revoke(session, &lease.id).await,
+                || ports.secrets.revoke(session, &lease.id),
                 |error: &SecretsError| Trouble {
                     // Revoking is idempotent, so an unanswered one is simply sent again.
                     class: if error.class().is_transient() {

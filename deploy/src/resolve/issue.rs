@@ -14,6 +14,7 @@ use super::Used;
 use super::check_size;
 use super::field_missing;
 use super::fields;
+use super::in_vault;
 use super::trouble;
 use crate::backoff::Patience;
 use crate::ports::Entry;
@@ -102,19 +103,11 @@ impl Draft {
     ) -> Result<SecretData, ResolveError> {
         let fresh = patience
             .retry(
-                async || {
-                    ports
-                        .secrets
-                        .issue(&self.session, used.path)
-                        .await
-                        .map_err(|source| ResolveError::Vault {
-                            what: used.path.to_string(),
-                            source,
-                        })
-                },
-                trouble,
+                || ports.secrets.issue(&self.session, used.path),
+                trouble(used.path.as_str()),
             )
-            .await?;
+            .await
+            .map_err(in_vault(used.path.as_str()))?;
         fresh
             .fields
             .values()

@@ -343,19 +343,19 @@ fn images(reader: &mut Reader, node: &Node) -> BTreeMap<String, ImageRef> {
 
 fn rollout(reader: &mut Reader, node: &Node) -> Option<Duration> {
     reader.fields(node, "rollout", &["timeout", "on_failure", "prune"])?;
-    if let Some(prune) = node.get("prune") {
-        if !matches!(core::scalar(prune), Some(Scalar::Bool(false))) {
-            reader.not_yet(prune, "rollout.prune");
-        }
+    if let Some(prune) = node.get("prune")
+        && !matches!(core::scalar(prune), Some(Scalar::Bool(false)))
+    {
+        reader.not_yet(prune, "rollout.prune");
     }
-    if let Some(on_failure) = node.get("on_failure") {
-        if !matches!(core::scalar(on_failure), Some(Scalar::Text("keep"))) {
-            reader.wrong(
-                on_failure,
-                "rollout.on_failure",
-                "only 'keep' is supported by this version; leave it out",
-            );
-        }
+    if let Some(on_failure) = node.get("on_failure")
+        && !matches!(core::scalar(on_failure), Some(Scalar::Text("keep")))
+    {
+        reader.wrong(
+            on_failure,
+            "rollout.on_failure",
+            "only 'keep' is supported by this version; leave it out",
+        );
     }
     let Some(timeout) = node.get("timeout") else {
         return Some(DEFAULT_TIMEOUT);
