@@ -13,6 +13,7 @@ mod error;
 mod objects;
 mod observe;
 mod setup;
+mod tracker;
 mod wire;
 
 use std::collections::BTreeMap;

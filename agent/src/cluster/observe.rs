@@ -4,7 +4,6 @@
 //! out: kinds that are not served yet, objects that vanished while the watch was down, and trouble
 //! told in classes. Nothing is spawned, so dropping the stream ends all. Secrets are never watched.
 
-use std::collections::BTreeSet;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +14,6 @@ use futures::stream::BoxStream;
 use kube::Api;
 use kube::api::ApiResource;
 use kube::api::DynamicObject;
-use kube::api::TypeMeta;
 use kube::core::Status;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::utils::Backoff;
@@ -24,7 +22,6 @@ use kube::runtime::watcher::Event;
 use tokio::time::Instant;
 
 use deploy::class::Class;
-use deploy::object::ObjectId;
 use deploy::object::Resource;
 use deploy::ports::Observation;
 use deploy::ports::Scope;
@@ -34,13 +31,14 @@ use super::address;
 use super::causes;
 use super::discovery::Catalog;
 use super::objects;
+use super::tracker::Tracker;
 use super::wire::Wire;
 
 /// The server ends a watch after this many seconds; a dead connection is noticed soon after.
 const WATCH_SECONDS: u32 = 30;
 
 /// The first and the longest wait before a broken watch is tried again.
-const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(3));
+const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
 
 /// What all watches of one call share.
 pub(super) struct Observer {
@@ -107,7 +105,11 @@ impl Watch {
                 }
                 Phase::Watching(events) => match events.next().await {
                     Some(Ok(event)) => self.tracker.take(event, &mut self.pending),
-                    Some(Err(error)) => self.pending.extend(trouble(&error, &self.scope)),
+                    Some(Err(error)) => {
+                        let told = trouble(&error, &self.scope);
+                        self.pending
+                            .extend(told.map(|told| self.tracker.doubt(told)));
+                    }
                     None => self.phase = Phase::Finding(1),
                 },
             }
@@ -219,77 +221,6 @@ impl Backoff for Retry {
     }
 }
 
-/// What one watch has told, so that a new listing can be compared with it.
-struct Tracker {
-    scope: Scope,
-    known: BTreeSet<(Option<String>, String)>,
-    listed: BTreeSet<(Option<String>, String)>,
-    synced: bool,
-}
-
-impl Tracker {
-    fn new(scope: Scope) -> Self {
-        Self {
-            scope,
-            known: BTreeSet::new(),
-            listed: BTreeSet::new(),
-            synced: false,
-        }
-    }
-
-    fn take(&mut self, event: Event<DynamicObject>, out: &mut VecDeque<Observation>) {
-        match event {
-            Event::Init => self.listed.clear(),
-            Event::InitApply(object) => {
-                self.listed.insert(key(&object));
-                out.extend(self.present(object));
-            }
-            Event::InitDone => {
-                let listed = std::mem::take(&mut self.listed);
-                let known = std::mem::replace(&mut self.known, listed);
-                out.extend(known.difference(&self.known).map(|key| self.gone(key)));
-                if !self.synced {
-                    self.synced = true;
-                    out.push_back(Observation::Synced(self.scope.gvk.clone()));
-                }
-            }
-            Event::Apply(object) => {
-                self.known.insert(key(&object));
-                out.extend(self.present(object));
-            }
-            Event::Delete(object) => {
-                let key = key(&object);
-                self.known.remove(&key);
-                out.push_back(self.gone(&key));
-            }
-        }
-    }
-
-    /// Writes an object as JSON; objects in a list come without their kind.
-    fn present(&self, mut object: DynamicObject) -> Option<Observation> {
-        object.metadata.managed_fields = None;
-        object.types = Some(TypeMeta {
-            api_version: self.scope.gvk.api_version(),
-            kind: self.scope.gvk.kind.clone(),
-        });
-        serde_json::to_value(object).ok().map(Observation::Present)
-    }
-
-    fn gone(&self, (namespace, name): &(Option<String>, String)) -> Observation {
-        Observation::Gone(ObjectId {
-            gvk: self.scope.gvk.clone(),
-            namespace: namespace.clone(),
-            name: name.clone(),
-        })
-    }
-}
-
-fn key(object: &DynamicObject) -> (Option<String>, String) {
-    let metadata = &object.metadata;
-    let name = metadata.name.clone().unwrap_or_default();
-    (metadata.namespace.clone(), name)
-}
-
 /// Tells an error of the watcher, unless it is only its sign to list again.
 fn trouble(error: &watcher::Error, scope: &Scope) -> Option<Observation> {
     let (class, reason) = match error {
@@ -336,7 +267,6 @@ fn of_status(status: &Status) -> (Class, String) {
 mod tests {
     use super::*;
     use deploy::object::Gvk;
-    use deploy::object::text;
 
     fn scope() -> Scope {
         Scope {
@@ -344,57 +274,6 @@ mod tests {
             namespace: Some("flask".to_owned()),
             name: None,
         }
-    }
-
-    fn object(name: &str) -> DynamicObject {
-        let kind = ApiResource {
-            group: "apps".to_owned(),
-            version: "v1".to_owned(),
-            api_version: "apps/v1".to_owned(),
-            kind: "Deployment".to_owned(),
-            plural: "deployments".to_owned(),
-        };
-        let mut object = DynamicObject::new(name, &kind).within("flask");
-        object.types = None;
-        object.metadata.managed_fields = Some(Vec::new());
-        object
-    }
-
-    fn told(tracker: &mut Tracker, events: Vec<Event<DynamicObject>>) -> Vec<String> {
-        let mut out = VecDeque::new();
-        for event in events {
-            tracker.take(event, &mut out);
-        }
-        let line = |observation| match observation {
-            Observation::Present(value) => {
-                assert_eq!(text(&value, &["kind"]), "Deployment");
-                assert_eq!(value["metadata"].get("managedFields"), None);
-                format!("present {}", text(&value, &["metadata", "name"]))
-            }
-            Observation::Gone(id) => format!("gone {}", id.name),
-            Observation::Synced(_) => "synced".to_owned(),
-            Observation::Trouble { .. } => "trouble".to_owned(),
-        };
-        out.into_iter().map(line).collect()
-    }
-
-    #[test]
-    fn what_vanished_between_two_listings_is_gone() {
-        let mut tracker = Tracker::new(scope());
-        let first = vec![
-            Event::Init,
-            Event::InitApply(object("a")),
-            Event::InitApply(object("b")),
-            Event::InitDone,
-            Event::Apply(object("c")),
-            Event::Delete(object("a")),
-        ];
-        assert_eq!(
-            told(&mut tracker, first),
-            ["present a", "present b", "synced", "present c", "gone a"]
-        );
-        let second = vec![Event::Init, Event::InitApply(object("c")), Event::InitDone];
-        assert_eq!(told(&mut tracker, second), ["present c", "gone b"]);
     }
 
     #[test]
