@@ -6,6 +6,7 @@
 //! family of kinds below `rollout/`.
 
 mod custom;
+mod known;
 mod plain;
 mod workload;
 

@@ -106,8 +106,13 @@ pub(super) fn failure(container: &Container<'_>, pod: &Value, world: &World) -> 
     ) {
         return Some(cannot_start(container, container.waiting_message(), pod));
     }
-    let ended = container.ended()?;
-    let exit = number(ended, &["exitCode"]).unwrap_or(0);
+    let nothing = Value::Null;
+    let ended = match container.ended() {
+        Some(ended) => ended,
+        None if container.is_down() => &nothing,
+        None => return None,
+    };
+    let exit = number(ended, &["exitCode"]).unwrap_or(1);
     let stays_down = container.is_init || !restarts_always(pod);
     if exit == 0 && stays_down {
         return None;
@@ -195,6 +200,9 @@ const fn crash_hint(exit: i64) -> &'static str {
 }
 
 fn exit_words(exit: i64, ended: &Value) -> String {
+    if ended.is_null() {
+        return "an unknown code".to_owned();
+    }
     let signal = number(ended, &["signal"])
         .filter(|signal| *signal > 0)
         .or_else(|| (129..=192).contains(&exit).then_some(exit - 128));

@@ -14,6 +14,9 @@ use crate::rollout::condition;
 
 /// Says why no node takes a pod.
 pub(super) fn unschedulable(pod: &Value, world: &World) -> Option<Finding> {
+    if text(pod, &["status", "phase"]) != "Pending" {
+        return None;
+    }
     let scheduled = condition(pod, "PodScheduled")?;
     if text(scheduled, &["status"]) != "False" {
         return None;

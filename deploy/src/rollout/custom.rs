@@ -10,7 +10,7 @@ use super::Standing;
 use super::because;
 use super::condition;
 use super::failed;
-use super::has_condition;
+use super::known;
 use super::pending;
 use super::whole;
 use crate::object::Gvk;
@@ -18,33 +18,53 @@ use crate::object::at;
 use crate::object::list;
 use crate::object::text;
 
-/// Conditions that say "done" when they are true, the most telling first.
-const POSITIVE: [&str; 9] = [
-    "Ready",
-    "Available",
-    "Healthy",
-    "Synced",
-    "Succeeded",
-    "Established",
+/// Conditions that sum up everything: with one of them, no other one says "not done".
+const SUMS: [&str; 2] = ["Ready", "Synced"];
+
+/// Conditions that say "not done" when they are false.
+const POSITIVE: [&str; 12] = [
     "Accepted",
+    "AllReplicasReady",
+    "Available",
+    "Established",
+    "Healthy",
     "Programmed",
     "ReconcileSucceeded",
+    "ReconcileSuccess",
+    "Ready",
+    "Succeeded",
+    "Synced",
+    "Valid",
 ];
 
 /// Conditions that say "not done" when they are true.
-const NEGATIVE: [&str; 8] = [
-    "Reconciling",
-    "Progressing",
+const NEGATIVE: [&str; 9] = [
     "Degraded",
+    "Error",
     "Failed",
-    "ReconcileFailed",
     "InstallPlanFailed",
     "InstallPlanPending",
-    "Error",
+    "NotReady",
+    "Progressing",
+    "ReconcileFailed",
+    "Reconciling",
 ];
 
+/// Fields of the status that hold one word.
+const WORDS: [&str; 6] = [
+    "phase",
+    "state",
+    "status",
+    "health",
+    "currentState",
+    "currentStatus",
+];
+
+/// Fields of the status that are true in the end.
+const FLAGS: [&str; 2] = ["ready", "readyToUse"];
+
 /// Words in `status.phase` and the like of something that is done.
-const DONE: [&str; 22] = [
+const DONE: [&str; 23] = [
     "active",
     "available",
     "bound",
@@ -60,6 +80,7 @@ const DONE: [&str; 22] = [
     "ok",
     "online",
     "promoted",
+    "provisioned",
     "ready",
     "reconciled",
     "running",
@@ -107,24 +128,41 @@ pub(super) fn by_conditions(gvk: &Gvk, live: &Value, generation: i64) -> Standin
             text(stale, &["type"])
         ));
     }
-    for kind in NEGATIVE {
-        if has_condition(live, kind, "True")
-            && !done_at_last(live, kind)
-            && let Some(found) = condition(live, kind)
-        {
-            return pending(because(found));
-        }
+    if let Some(found) = first_refusal(live) {
+        return pending(because(found));
     }
-    for kind in POSITIVE {
-        if let Some(found) = condition(live, kind) {
-            return if text(found, &["status"]) == "True" {
-                by_words(gvk, live)
-            } else {
-                pending(because(found))
-            };
-        }
+    if let Some(why) = known::reservation(gvk, live) {
+        return pending(why);
     }
-    by_words(gvk, live)
+    by_words(live)
+}
+
+/// Finds the condition that says most clearly "not done".
+fn first_refusal(live: &Value) -> Option<&Value> {
+    let is = |found: &Value, status: &str| text(found, &["status"]) == status;
+    let negative = NEGATIVE
+        .iter()
+        .filter(|kind| !done_at_last(live, kind))
+        .filter_map(|kind| condition(live, kind))
+        .find(|found| is(found, "True"));
+    if negative.is_some() {
+        return negative;
+    }
+    let sums: Vec<&Value> = SUMS
+        .iter()
+        .filter_map(|kind| condition(live, kind))
+        .collect();
+    if let Some(found) = sums.iter().find(|found| !is(found, "True")) {
+        return Some(found);
+    }
+    if !sums.is_empty() {
+        return None;
+    }
+    POSITIVE
+        .iter()
+        .filter_map(|kind| condition(live, kind))
+        .find(|found| !is(found, "True"))
+        .or_else(|| condition(live, "Progressing").filter(|found| is(found, "Unknown")))
 }
 
 /// A Deployment-like `Progressing=True` stays true when the new version is there.
@@ -145,15 +183,19 @@ fn stale_condition(live: &Value, generation: i64) -> Option<&Value> {
     })
 }
 
-fn by_words(gvk: &Gvk, live: &Value) -> Standing {
-    for field in ["phase", "state", "status", "health"] {
+fn by_words(live: &Value) -> Standing {
+    for field in FLAGS {
+        if at(live, &["status", field]) == Some(&Value::Bool(false)) {
+            let error = text(live, &["status", "error", "message"]);
+            return pending(if error.is_empty() {
+                "its status says that it is not ready"
+            } else {
+                error
+            });
+        }
+    }
+    for field in WORDS {
         let word = text(live, &["status", field]).to_ascii_lowercase();
-        if word.is_empty() {
-            continue;
-        }
-        if word == "running" && ends_some_day(gvk) {
-            return pending(format!("its status says {word}"));
-        }
         if DONE.contains(&word.as_str()) {
             continue;
         }
@@ -162,10 +204,4 @@ fn by_words(gvk: &Gvk, live: &Value) -> Standing {
         }
     }
     Standing::Ready
-}
-
-/// Kinds that run to an end, for which "running" is not the end.
-fn ends_some_day(gvk: &Gvk) -> bool {
-    gvk.group == "argoproj.io" && (gvk.kind == "Workflow" || gvk.kind == "AnalysisRun")
-        || gvk.group == "tekton.dev"
 }
