@@ -28,7 +28,7 @@ mod registry;
 pub mod servers;
 pub mod token;
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Seek, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command as StdCommand, Stdio};
@@ -322,10 +322,13 @@ impl Stand {
 /// Starts the keeper and follows it until the stand is ready. Blocks.
 fn launch(name: &str, owner: Owner, tell: fn(&Event)) -> Result<Option<ChildStdin>> {
     let mut command = StdCommand::new(program()?);
+    // A file, because the keeper outlives us: a pipe of ours would never close.
+    let mut words = tempfile::tempfile().context("making a temporary file")?;
     command
         .args(["keep", name])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
+        .stderr(words.try_clone()?)
         .process_group(0);
     if owner == Owner::Anyone {
         // It outlives us: a pipe behind our standard error would never see its end.
@@ -345,7 +348,10 @@ fn launch(name: &str, owner: Owner, tell: fn(&Event)) -> Result<Option<ChildStdi
             event @ (Event::Step { .. } | Event::Note(_) | Event::Up(..)) => tell(&event),
         }
     }
-    bail!("the keeper of the stand ended without a word")
+    let mut last = String::new();
+    words.rewind()?;
+    words.read_to_string(&mut last)?;
+    bail!("the keeper of the stand ended: {}", last.trim())
 }
 
 fn let_go(life: Option<ChildStdin>, owner: Owner) -> Result<Option<ChildStdin>> {

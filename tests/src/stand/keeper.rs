@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command as StdCommand, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Child;
 use tokio::signal::unix::{SignalKind, signal};
@@ -44,7 +44,7 @@ pub async fn keep(
     check_name(name)?;
     let mut stop = stop_signals()?;
     let state = settings.state(name);
-    let lock = claim(settings, name)?;
+    let lock = claim(settings, name).await?;
     // Lives as long as this function, and so does what it stands for.
     let _guard = guard(program, settings, name)?;
     let start = async {
@@ -147,23 +147,37 @@ pub fn end_of_input() -> Result<tokio::sync::oneshot::Receiver<Vec<u8>>> {
 }
 
 /// Makes the state folder and locks it, after removing what a killed stand left.
-fn claim(settings: &Settings, name: &str) -> Result<File> {
-    settings.make_base()?;
-    sweep(settings);
-    let state = settings.state(name);
-    match DirBuilder::new().mode(0o700).create(&state) {
-        Ok(()) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-            bail!(
+async fn claim(settings: &Settings, name: &str) -> Result<File> {
+    let what = format!("the state folder of `{name}`");
+    // Others sweep at the same time, and may remove a folder that is not locked yet.
+    until(&what, Duration::from_secs(5), async || {
+        sweep(settings);
+        match try_claim(settings, name) {
+            Ok(lock) => Look::Ready(lock),
+            Err(_) if Facts::read(&settings.state(name)).is_ok() => Look::Hopeless(anyhow!(
                 "the stand `{name}` is already running; `stand status` shows it, `stand down` ends it"
-            )
+            )),
+            Err(error) => Look::NotYet(format!("{error:#}")),
         }
-        Err(error) => return Err(error).with_context(|| format!("making {}", state.display())),
-    }
+    })
+    .await
+}
+
+fn try_claim(settings: &Settings, name: &str) -> Result<File> {
+    settings.make_base()?;
+    let state = settings.state(name);
+    let made = DirBuilder::new().mode(0o700).create(&state);
+    made.with_context(|| format!("making {}", state.display()))?;
     let lock = File::open(&state)?;
     lock.try_lock()
-        .with_context(|| format!("the stand `{name}` is being started by someone else"))?;
+        .context("it is being removed or started by another process")?;
+    ensure!(is_at(&lock, &state)?, "it was removed by another process");
     Ok(lock)
+}
+
+/// Whether an open folder is still the one at `path`.
+fn is_at(folder: &File, path: &Path) -> Result<bool> {
+    Ok(fs::metadata(path)?.ino() == folder.metadata()?.ino())
 }
 
 /// Removes every stand of this user whose keeper is gone.
@@ -185,10 +199,7 @@ fn remove(settings: &Settings, name: &str) -> Result<()> {
     let lock = File::open(&state)?;
     lock.try_lock().context("the stand is running")?;
     // Another process may have removed the folder, and a third made it anew, before the lock was ours.
-    ensure!(
-        fs::metadata(&state)?.ino() == lock.metadata()?.ino(),
-        "the stand was started again"
-    );
+    ensure!(is_at(&lock, &state)?, "the stand was started again");
     // Without root none was made, and one of that name is somebody else's.
     if settings.root {
         isolate::remove_cgroups(&cgroup(name))?;
