@@ -4,6 +4,7 @@
 //! digest) is `flask`, as `kustomize edit set image` does.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde_json::Value;
@@ -35,35 +36,26 @@ impl ImageRef {
     /// # Errors
     /// Says what is wrong.
     pub fn parse(text: &str) -> Result<Self, ImageError> {
-        let broken = |problem| Err(ImageError { problem });
-        if text.len() > 512 {
-            return broken("is longer than 512 bytes");
-        }
         let (rest, digest) = match text.split_once('@') {
             Some((rest, digest)) => (rest, Some(digest)),
             None => (text, None),
         };
-        if digest.is_some_and(|digest| !is_digest(digest)) {
-            return broken(
-                "has a digest that is not 'sha256:' and 64 lower case hexadecimal digits",
-            );
+        let (name, tag) = split_tag(rest);
+        let broken = |problem| Err(ImageError { problem });
+        if name.is_empty() {
+            return broken("has no name");
         }
-        // A colon before the last slash belongs to the registry's port.
-        let path_start = rest.rfind('/').map_or(0, |slash| slash + 1);
-        let (name, tag) = match rest[path_start..].find(':') {
-            Some(colon) => (
-                &rest[..path_start + colon],
-                Some(&rest[path_start + colon + 1..]),
-            ),
-            None => (rest, None),
-        };
-        if tag.is_some_and(|tag| !is_tag(tag)) {
+        if name.len() > 255 {
+            return broken("has a name over 255 characters");
+        }
+        if let Some(problem) = name_problem(name) {
+            return broken(problem);
+        }
+        if !tag.is_none_or(is_tag) {
             return broken("has a tag that is not 1 to 128 letters, digits, '_', '.' and '-'");
         }
-        if !is_name(name) {
-            return broken(
-                "needs a registry and repository in lower case, such as registry.example.com/team/app",
-            );
+        if !digest.is_none_or(is_digest) {
+            return broken("has a digest that is not 'sha256:' and 64 hexadecimal digits");
         }
         Ok(Self {
             name: name.to_owned(),
@@ -71,6 +63,88 @@ impl ImageRef {
             digest: digest.map(str::to_owned),
         })
     }
+}
+
+/// Splits at the colon behind the last slash; another colon is a registry's port.
+fn split_tag(text: &str) -> (&str, Option<&str>) {
+    let path = text.rfind('/').map_or(0, |slash| slash + 1);
+    match text[path..].find(':') {
+        Some(colon) => (&text[..path + colon], Some(&text[path + colon + 1..])),
+        None => (text, None),
+    }
+}
+
+fn is_tag(tag: &str) -> bool {
+    let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    let first = tag.bytes().next().is_some_and(word);
+    first && tag.len() <= 128 && tag.bytes().all(|byte| word(byte) || b".-".contains(&byte))
+}
+
+fn is_digest(digest: &str) -> bool {
+    let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    digest
+        .strip_prefix("sha256:")
+        .is_some_and(|rest| rest.len() == 64 && rest.bytes().all(hex))
+}
+
+fn name_problem(name: &str) -> Option<&'static str> {
+    let path = match name.split_once('/') {
+        Some((host, path)) if is_host_like(host) => {
+            if !is_host(host) {
+                return Some("has a registry that is not a host name with an optional port");
+            }
+            path
+        }
+        _ => name,
+    };
+    if path.split('/').all(is_component) {
+        None
+    } else {
+        Some("has a name that is not lower case letters, digits and single separators")
+    }
+}
+
+fn is_host_like(host: &str) -> bool {
+    host == "localhost"
+        || host.contains(['.', ':', '['])
+        || host.contains(|letter: char| letter.is_ascii_uppercase())
+}
+
+fn is_host(host: &str) -> bool {
+    let port_fits = |port: &str| {
+        (1..=5).contains(&port.len()) && port.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    if let Some((address, rest)) = host.strip_prefix('[').and_then(|host| host.split_once(']')) {
+        let hex = |byte: u8| byte.is_ascii_hexdigit() || byte == b':';
+        let port = rest.is_empty() || rest.strip_prefix(':').is_some_and(port_fits);
+        return !address.is_empty() && address.bytes().all(hex) && port;
+    }
+    let (host, port) = match host.split_once(':') {
+        Some((host, port)) => (host, Some(port)),
+        None => (host, None),
+    };
+    let label = |label: &str| {
+        !label.is_empty()
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    host.split('.').all(label) && port.is_none_or(port_fits)
+}
+
+/// `[a-z0-9]+` parts joined by one `.`, `_` or `__`, or any number of `-`.
+fn is_component(component: &str) -> bool {
+    let alphanumeric = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let bytes = component.as_bytes();
+    let edges = bytes.first().copied().is_some_and(alphanumeric)
+        && bytes.last().copied().is_some_and(alphanumeric);
+    let separators =
+        component.split(|letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit());
+    let separator_fits =
+        |text: &str| matches!(text, "" | "." | "_" | "__") || text.bytes().all(|byte| byte == b'-');
+    edges && separators.into_iter().all(separator_fits)
 }
 
 impl fmt::Display for ImageRef {
@@ -86,198 +160,74 @@ impl fmt::Display for ImageRef {
     }
 }
 
-fn is_digest(text: &str) -> bool {
-    let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-    text.strip_prefix("sha256:")
-        .is_some_and(|digits| digits.len() == 64 && digits.bytes().all(hex))
-}
-
-fn is_tag(text: &str) -> bool {
-    let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
-    let first = text.bytes().next().is_some_and(word);
-    first
-        && text.len() <= 128
-        && text
-            .bytes()
-            .all(|byte| word(byte) || byte == b'.' || byte == b'-')
-}
-
-fn is_name(text: &str) -> bool {
-    let mut parts = text.split('/').peekable();
-    let first = parts.peek().copied().unwrap_or_default();
-    let is_registry = text.contains('/') && (first.contains(['.', ':']) || first == "localhost");
-    if is_registry {
-        parts.next();
-        let (host, port) = first
-            .split_once(':')
-            .map_or((first, None), |(host, port)| (host, Some(port)));
-        let host_fits = !host.is_empty()
-            && host
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'.' || b == b'-');
-        let port_fits = port.is_none_or(|port| port.parse::<u16>().is_ok());
-        if !host_fits || !port_fits {
-            return false;
-        }
+/// Puts images into the pod templates of `objects`; returns the names that nothing used.
+pub fn substitute(objects: &mut [Object], images: &BTreeMap<String, ImageRef>) -> Vec<String> {
+    let mut unused: BTreeSet<&String> = images.keys().collect();
+    if images.is_empty() {
+        return Vec::new();
     }
-    parts.all(|part| {
-        let edge =
-            |byte: Option<u8>| byte.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
-        edge(part.bytes().next())
-            && edge(part.bytes().next_back())
-            && part
-                .bytes()
-                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b))
-    })
+    for object in objects {
+        let Some(pod) = pod_path(object).and_then(|path| object.body.pointer_mut(path)) else {
+            continue;
+        };
+        each_image(pod, &mut |image| {
+            if let Some((name, reference)) = images.get_key_value(name_of(image)) {
+                *image = reference.to_string();
+                unused.remove(name);
+            }
+        });
+    }
+    unused.into_iter().cloned().collect()
 }
 
-/// Where the pod spec of a kind is; `None` for kinds without pods.
+/// Lists every container image of an object's pod template (init and ephemeral ones too), and the
+/// images that it mounts as volumes.
+#[must_use]
+pub fn images_of(object: &Object) -> Vec<String> {
+    let mut images = Vec::new();
+    if let Some(pod) = pod_path(object).and_then(|path| object.body.pointer(path)) {
+        each_image(&mut pod.clone(), &mut |image| images.push(image.clone()));
+    }
+    images
+}
+
+/// The part of a container's image before tag and digest, also where it is not a valid reference.
+fn name_of(image: &str) -> &str {
+    let without_digest = image.split_once('@').map_or(image, |(rest, _)| rest);
+    split_tag(without_digest).0
+}
+
+/// Where the pod's spec stands in an object of a kind that has one.
 fn pod_path(object: &Object) -> Option<&'static str> {
-    match (object.id.gvk.group.as_str(), object.id.gvk.kind.as_str()) {
+    let gvk = &object.id.gvk;
+    match (gvk.group.as_str(), gvk.kind.as_str()) {
         ("", "Pod") => Some("/spec"),
-        ("apps", "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet")
-        | ("", "ReplicationController")
-        | ("batch", "Job") => Some("/spec/template/spec"),
+        ("", "PodTemplate") => Some("/template/spec"),
         ("batch", "CronJob") => Some("/spec/jobTemplate/spec/template/spec"),
+        ("", "ReplicationController")
+        | ("apps", "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet")
+        | ("batch", "Job") => Some("/spec/template/spec"),
         _ => None,
     }
 }
 
-const CONTAINERS: [&str; 3] = ["containers", "initContainers", "ephemeralContainers"];
-
-/// Puts images into the pod templates of `objects`; returns the names that nothing used.
-pub fn substitute(objects: &mut [Object], images: &BTreeMap<String, ImageRef>) -> Vec<String> {
-    let mut unused: Vec<String> = images.keys().cloned().collect();
-    for object in objects {
-        let Some(path) = pod_path(object) else {
-            continue;
-        };
-        for list in CONTAINERS {
-            let containers = object
-                .body
-                .pointer_mut(&format!("{path}/{list}"))
-                .and_then(Value::as_array_mut);
-            for container in containers.into_iter().flatten() {
-                let Some(image) = container.get("image").and_then(Value::as_str) else {
-                    continue;
-                };
-                let name = ImageRef::parse(image)
-                    .map_or_else(|_odd| image.to_owned(), |parsed| parsed.name);
-                if let Some(wanted) = images.get(&name) {
-                    unused.retain(|unused| *unused != name);
-                    container["image"] = Value::from(wanted.to_string());
-                }
+/// Shows every image of a pod's spec to `visit`.
+fn each_image(pod: &mut Value, visit: &mut impl FnMut(&mut String)) {
+    for (list, field) in [
+        ("initContainers", "/image"),
+        ("containers", "/image"),
+        ("ephemeralContainers", "/image"),
+        ("volumes", "/image/reference"),
+    ] {
+        let items = pod.get_mut(list).and_then(Value::as_array_mut);
+        for item in items.into_iter().flatten() {
+            if let Some(Value::String(image)) = item.pointer_mut(field) {
+                visit(image);
             }
         }
     }
-    unused
-}
-
-/// Lists every container image of an object's pod template (init and ephemeral ones too).
-#[must_use]
-pub fn images_of(object: &Object) -> Vec<String> {
-    let Some(path) = pod_path(object) else {
-        return Vec::new();
-    };
-    CONTAINERS
-        .iter()
-        .filter_map(|list| {
-            object
-                .body
-                .pointer(&format!("{path}/{list}"))
-                .and_then(Value::as_array)
-        })
-        .flatten()
-        .filter_map(|container| {
-            container
-                .get("image")
-                .and_then(Value::as_str)
-                .map(str::to_owned)
-        })
-        .collect()
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-    use crate::object::Gvk;
-    use crate::object::ObjectId;
-    use crate::object::Origin;
-
-    const DIGEST: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
-
-    #[test]
-    fn references_round_trip() {
-        for good in [
-            "flask",
-            "team/flask:1",
-            "registry.example.com/team/flask:1.4.2",
-            "localhost:5000/a/b",
-            "a.b:1/c:t",
-        ] {
-            assert_eq!(
-                ImageRef::parse(good).map(|image| image.to_string()),
-                Ok(good.to_owned())
-            );
-        }
-        let full = format!("registry.example.com/team/flask:1@{DIGEST}");
-        let image = ImageRef::parse(&full).expect("it is valid");
-        assert_eq!(
-            (image.tag.as_deref(), image.digest.as_deref()),
-            (Some("1"), Some(DIGEST))
-        );
-        assert_eq!(image.to_string(), full);
-    }
-
-    #[test]
-    fn wrong_references_are_refused() {
-        for bad in [
-            "",
-            "Flask",
-            "a b",
-            "a:",
-            "a:-x",
-            "a@sha256:12",
-            "a@md5:aa",
-            "/a",
-            "a/",
-            "a//b",
-            "http://x/y",
-            "h:99999/x",
-        ] {
-            assert!(ImageRef::parse(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn images_are_put_where_their_name_stands() {
-        let body = json!({"spec": {"template": {"spec": {"containers": [{"image": "flask:dev"}, {"image": "other"}],
-            "initContainers": [{"image": "flask"}]}}}});
-        let id = ObjectId {
-            gvk: Gvk::new("apps/v1", "Deployment"),
-            namespace: None,
-            name: "web".to_owned(),
-        };
-        let mut objects = [Object {
-            id,
-            body,
-            origin: Origin {
-                file: String::new(),
-                line: 1,
-            },
-        }];
-        let wanted =
-            ImageRef::parse(&format!("r.example.com/flask@{DIGEST}")).expect("it is valid");
-        let images = BTreeMap::from([
-            ("flask".to_owned(), wanted.clone()),
-            ("unused".to_owned(), wanted.clone()),
-        ]);
-        assert_eq!(substitute(&mut objects, &images), ["unused"]);
-        assert_eq!(
-            images_of(&objects[0]),
-            [wanted.to_string(), "other".to_owned(), wanted.to_string()]
-        );
-    }
-}
+#[path = "image/tests.rs"]
+mod tests;

@@ -7,14 +7,21 @@
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
-use base64::Engine as _;
+use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use minijinja::AutoEscape;
 use minijinja::Environment;
+use minijinja::Error;
 use minijinja::ErrorKind;
 use minijinja::UndefinedBehavior;
+use minijinja::Value;
 
 use crate::secret::Secret;
+
+mod scan;
+
+/// Bytes that a rendered value may have; Kubernetes takes no larger Secret.
+const MAX_RESULT: usize = 1 << 20;
 
 /// A parsed template. Its text holds no secret and may be shown in a plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,22 +46,16 @@ impl Template {
     /// # Errors
     /// Syntax, statements, unknown filters.
     pub fn parse(text: &str) -> Result<Self, TemplateError> {
-        let wrong = |problem: &str| {
-            Err(TemplateError {
-                problem: problem.to_owned(),
-            })
-        };
-        if text.contains("{%") || text.contains("{#") {
-            return wrong("has a statement or comment; only text with {{ expressions }} is taken");
-        }
+        let uses = scan::scan(text).map_err(broken)?;
         let environment = environment();
-        let parsed = environment
+        let compiled = environment
             .template_from_str(text)
-            .map_err(|error| describe(&error))?;
-        let names: BTreeSet<String> = parsed.undeclared_variables(false).into_iter().collect();
-        // Unknown filters show only when rendered; made-up values are as good as real ones for that.
-        let made_up: BTreeMap<&str, &str> = names.iter().map(|name| (name.as_str(), "x")).collect();
-        parsed.render(made_up).map_err(|error| describe(&error))?;
+            .map_err(|error| syntax(error.line()))?;
+        // The scan decides what is taken, minijinja what it means: they have to agree.
+        let names: BTreeSet<String> = compiled.undeclared_variables(false).into_iter().collect();
+        if names != uses.names {
+            return Err(broken("is not a valid expression"));
+        }
         Ok(Self {
             text: text.to_owned(),
             names,
@@ -66,126 +67,110 @@ impl Template {
     /// # Errors
     /// A name without a value, a value that is not UTF-8 where text is needed, or a result over 1 MiB.
     pub fn render(&self, values: &BTreeMap<String, &Secret>) -> Result<Secret, TemplateError> {
-        let mut texts: BTreeMap<&str, &str> = BTreeMap::new();
+        let uses = scan::scan(&self.text).map_err(broken)?;
+        let mut context = BTreeMap::new();
         for name in &self.names {
-            let value = values.get(name).ok_or_else(|| TemplateError {
-                problem: format!("uses {name}, which has no value"),
-            })?;
-            let text = std::str::from_utf8(value.bytes()).map_err(|_binary| TemplateError {
-                problem: format!("uses {name}, whose value is not UTF-8 text"),
-            })?;
-            texts.insert(name, text);
+            let Some(secret) = values.get(name) else {
+                return Err(broken(format!("uses '{name}', which has no value")));
+            };
+            let value = match std::str::from_utf8(secret.bytes()) {
+                Ok(text) => Value::from(text),
+                Err(_) if uses.text_names.contains(name) => {
+                    return Err(broken(format!(
+                        "uses '{name}' as text, but its value is not UTF-8; use '{name} | b64'"
+                    )));
+                }
+                Err(_) => Value::from_bytes(secret.bytes().to_vec()),
+            };
+            context.insert(name.clone(), value);
         }
         let environment = environment();
-        let parsed = environment
+        let rendered = environment
             .template_from_str(&self.text)
-            .map_err(|error| describe(&error))?;
-        let rendered = parsed.render(texts).map_err(|error| describe(&error))?;
-        if rendered.len() > 1 << 20 {
-            return Err(TemplateError {
-                problem: "renders to more than 1 MiB".to_owned(),
-            });
+            .and_then(|compiled| compiled.render(context))
+            .map_err(|error| match error.kind() {
+                ErrorKind::WriteFailure => too_long(),
+                _ => broken("cannot be rendered from these values"),
+            })?;
+        let rendered = Secret::from_text(rendered);
+        if rendered.len() > MAX_RESULT {
+            return Err(too_long());
         }
-        Ok(Secret::from_text(rendered))
+        Ok(rendered)
     }
 }
 
-/// An environment with nothing in it but three filters.
+fn broken(problem: impl Into<String>) -> TemplateError {
+    TemplateError {
+        problem: problem.into(),
+    }
+}
+
+fn too_long() -> TemplateError {
+    broken(format!("gives more than {MAX_RESULT} bytes"))
+}
+
+fn syntax(line: Option<usize>) -> TemplateError {
+    match line {
+        Some(line) => broken(format!("is not a valid expression in its line {line}")),
+        None => broken("is not a valid expression"),
+    }
+}
+
+/// Nothing but the three filters, and errors for everything undefined.
 fn environment() -> Environment<'static> {
     let mut environment = Environment::empty();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
-    environment.set_auto_escape_callback(|_name| AutoEscape::None);
-    environment.set_recursion_limit(16);
-    environment.add_filter("b64", |text: String| STANDARD.encode(text));
-    environment.add_filter("json", |text: String| {
-        serde_json::Value::from(text).to_string()
-    });
-    environment.add_filter("url", |text: String| url(&text));
+    environment.set_keep_trailing_newline(true);
+    environment.set_auto_escape_callback(|_| AutoEscape::None);
+    environment.add_filter("b64", b64);
+    environment.add_filter("json", json);
+    environment.add_filter("url", url);
     environment
 }
 
-fn url(text: &str) -> String {
-    text.bytes().fold(String::new(), |mut out, byte| {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            out.push_str(&format!("%{byte:02X}"));
-        }
-        out
-    })
+fn bounded(text: String) -> Result<String, Error> {
+    if text.len() > MAX_RESULT {
+        return Err(Error::new(ErrorKind::WriteFailure, "too long"));
+    }
+    Ok(text)
 }
 
-/// Says what kind of error it is; minijinja's own words may hold values.
-fn describe(error: &minijinja::Error) -> TemplateError {
-    let problem = match error.kind() {
-        ErrorKind::SyntaxError => {
-            "is not valid: only text and {{ name }} or {{ name | filter }} are taken"
-        }
-        ErrorKind::UnknownFilter => {
-            "uses a filter that does not exist; there are b64, json and url"
-        }
-        ErrorKind::UnknownFunction | ErrorKind::UnknownMethod | ErrorKind::UnknownTest => {
-            "calls something; only names and filters are taken"
-        }
-        ErrorKind::UndefinedError => "uses a name that has no value",
-        _ => "cannot be rendered",
+fn b64(value: &Value) -> Result<String, Error> {
+    let bytes = match value.as_bytes() {
+        Some(bytes) => bytes,
+        None => text(value)?.as_bytes(),
     };
-    TemplateError {
-        problem: problem.to_owned(),
+    bounded(STANDARD.encode(bytes))
+}
+
+fn json(value: &Value) -> Result<String, Error> {
+    bounded(serde_json::Value::from(text(value)?).to_string())
+}
+
+/// Percent-encodes all but the unreserved characters of RFC 3986, so that it fits anywhere in a URL.
+fn url(value: &Value) -> Result<String, Error> {
+    let mut encoded = String::new();
+    for byte in text(value)?.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push('%');
+            encoded.extend([byte >> 4, byte & 15].map(|digit| {
+                char::from_digit(u32::from(digit), 16)
+                    .map_or('0', |digit| digit.to_ascii_uppercase())
+            }));
+        }
     }
+    bounded(encoded)
+}
+
+fn text(value: &Value) -> Result<&str, Error> {
+    value
+        .as_str()
+        .ok_or_else(|| Error::new(ErrorKind::InvalidOperation, "not text"))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn render(text: &str, pairs: &[(&str, &str)]) -> Result<String, TemplateError> {
-        let secrets: Vec<(String, Secret)> = pairs
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), Secret::from_text((*value).to_owned())))
-            .collect();
-        let values = secrets
-            .iter()
-            .map(|(name, value)| (name.clone(), value))
-            .collect();
-        let rendered = Template::parse(text)?.render(&values)?;
-        Ok(String::from_utf8_lossy(rendered.bytes()).into_owned())
-    }
-
-    #[test]
-    fn names_and_filters_are_rendered_without_escaping() {
-        let pairs = [("user", "a&b"), ("password", "p/w \"x\"")];
-        assert_eq!(
-            render("pg://{{ user }}:{{ password | url }}@db", &pairs),
-            Ok("pg://a&b:p%2Fw%20%22x%22@db".to_owned())
-        );
-        assert_eq!(
-            render("{{ password | json }}", &pairs),
-            Ok("\"p/w \\\"x\\\"\"".to_owned())
-        );
-        assert_eq!(render("{{ user | b64 }}", &pairs), Ok("YSZi".to_owned()));
-    }
-
-    #[test]
-    fn everything_that_is_no_expression_is_refused() {
-        for bad in [
-            "{% set x = 1 %}",
-            "{# note #}",
-            "{{ user",
-            "{{ user | nothing }}",
-            "{{ f() }}",
-            "{{ }}",
-        ] {
-            assert!(Template::parse(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn a_missing_name_is_an_error_without_values() {
-        let error = render("{{ user }}{{ other }}", &[("user", "hunter2")]).unwrap_err();
-        assert!(
-            error.problem.contains("other") && !error.problem.contains("hunter2"),
-            "{error}"
-        );
-    }
-}
+#[path = "template/tests.rs"]
+mod tests;
