@@ -6,6 +6,7 @@
 )]
 
 mod causes;
+mod contract;
 mod deploy;
 mod faults;
 mod leaks;
