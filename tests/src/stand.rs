@@ -24,6 +24,7 @@ mod node;
 pub mod openbao;
 mod postgres;
 pub mod process;
+mod reach;
 mod registry;
 pub mod servers;
 pub mod token;

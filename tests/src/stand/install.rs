@@ -185,7 +185,7 @@ fn missing(settings: &Settings) -> Vec<(&'static str, &'static str, &'static str
             "is the database behind OpenBao's database engine",
         ));
     }
-    if settings.root && settings.kubeconfig.is_none() {
+    if settings.root {
         missing.extend(
             NODE_PROGRAMS
                 .iter()

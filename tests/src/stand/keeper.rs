@@ -8,7 +8,7 @@ use std::fs::{self, DirBuilder, File};
 use std::io::Read;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command as StdCommand, Stdio};
 use std::time::Duration;
 
@@ -18,12 +18,11 @@ use tokio::process::Child;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::gitlab::Gitlab;
-use super::kubernetes::Cluster;
 use super::layout::{Facts, Ports, Settings, Site, cgroup, check_name};
 use super::process::Server;
-use super::servers::{self, Inside};
+use super::servers;
 use super::token::IssuerKey;
-use super::{access, certs, forward, install, isolate, kubernetes, openbao, process as programs};
+use super::{install, isolate, process as programs, reach};
 use crate::progress::{Event, Progress};
 use crate::wait::{Look, until};
 
@@ -56,7 +55,7 @@ pub async fn keep(
         };
         fs::write(state.join("site.json"), serde_json::to_vec(&site)?)?;
         let (life, inner) = enter(program, &site, progress).await?;
-        let facts = describe(settings, &site, inner, progress).await?;
+        let facts = reach::describe(settings, &site, inner, progress).await?;
         Facts {
             started_in: began.elapsed().as_secs_f64(),
             ..facts
@@ -247,7 +246,7 @@ pub async fn watch_over(settings: &Settings, name: &str) -> Result<()> {
 
 async fn site(settings: &Settings, name: &str, progress: &Progress) -> Result<Site> {
     let programs = install::ensure(settings, progress).await?;
-    let isolated = settings.root && settings.kubeconfig.is_none();
+    let isolated = settings.root;
     if !settings.root {
         progress.note("NOT ROOT: no namespaces and no real node. Pods are only played by kwok; no container runs.");
     }
@@ -293,80 +292,4 @@ async fn enter(program: &Path, site: &Site, progress: &Progress) -> Result<(Life
         }
     }
     Ok((Life::Enclosed(child), Some(isolate::init_of(unshare)?)))
-}
-
-/// Makes the stand reachable from outside and describes it.
-async fn describe(
-    settings: &Settings,
-    site: &Site,
-    inner: Option<u32>,
-    progress: &Progress,
-) -> Result<Facts> {
-    let inside = [
-        site.ports.api,
-        site.ports.vault,
-        site.ports.registry,
-        site.ports.postgres,
-    ];
-    let [api, vault, registry, postgres] = match inner {
-        Some(pid) => forward::start(pid, inside)?,
-        None => inside,
-    };
-    let api = format!("https://127.0.0.1:{api}");
-    let (vault_addr, keys) = match &settings.vault {
-        Some((addr, token)) => {
-            openbao::furnish(site, addr, token)
-                .await
-                .context("setting the named OpenBao up")?;
-            (
-                addr.clone(),
-                Inside {
-                    root_token: token.clone(),
-                    unseal_key: String::new(),
-                },
-            )
-        }
-        None => (
-            format!("http://127.0.0.1:{vault}"),
-            Inside::read(&site.dir)?,
-        ),
-    };
-    let (admin, agent) = match &settings.kubeconfig {
-        Some(path) => {
-            let cluster = Cluster::at(site.clone(), path.clone());
-            access::agent(&cluster).await?;
-            access::grant_project(&cluster, "flask", "42").await?;
-            progress.note("the named cluster's kubeconfig also serves as the agent's; its rights are not tested");
-            (path.clone(), path.clone())
-        }
-        None => outside_kubeconfigs(site, &api)?,
-    };
-    Ok(Facts {
-        site: site.clone(),
-        keeper: std::process::id(),
-        inner,
-        kubeconfig_admin: admin,
-        kubeconfig_agent: agent,
-        kubeconfig_inside: site.dir.join("admin.kubeconfig"),
-        api,
-        vault_addr,
-        vault_root_token: keys.root_token,
-        vault_unseal_key: keys.unseal_key,
-        issuer: site.issuer.clone(),
-        registry: format!("localhost:{}", site.ports.registry),
-        registry_addr: format!("http://127.0.0.1:{registry}"),
-        postgres: format!("127.0.0.1:{postgres}"),
-        postgres_for_pods: format!("{}:{}", site.pod_side_address(), site.ports.postgres),
-        has_node: site.isolated,
-        started_in: 0.0,
-    })
-}
-
-fn outside_kubeconfigs(site: &Site, api: &str) -> Result<(PathBuf, PathBuf)> {
-    let certs = certs::Certs::of(site);
-    let path = |name: &str| site.dir.join(format!("{name}.outside.kubeconfig"));
-    for name in [kubernetes::ADMIN, kubernetes::AGENT] {
-        certs.kubeconfig(name, api, &path(name))?;
-    }
-    Ok((path(kubernetes::ADMIN), path(kubernetes::AGENT)))
 }

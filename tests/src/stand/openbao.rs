@@ -128,7 +128,7 @@ pub fn address(site: &Site) -> String {
     format!("http://127.0.0.1:{}", site.ports.vault)
 }
 
-/// Enables the engines and writes the sample's data, roles and policy.
+/// Enables the engines (all but the connection to the database) and writes the sample's data, roles and policy.
 ///
 /// # Errors
 /// When a call is refused.
@@ -155,7 +155,6 @@ pub async fn furnish(site: &Site, addr: &str, token: &str) -> Result<()> {
     tokio::try_join!(
         samples(addr, token),
         login(site, addr, token),
-        database(site, addr, token),
         pki(addr, token)
     )?;
     Ok(())
@@ -222,8 +221,11 @@ pub fn jwt_role(bound: &Value, policies: &[&str]) -> Value {
     })
 }
 
-async fn database(site: &Site, addr: &str, token: &str) -> Result<()> {
-    let host = format!("127.0.0.1:{}", site.ports.postgres);
+/// Connects the database engine to the stand's PostgreSQL, which it reaches at `host` (with the port).
+///
+/// # Errors
+/// When it cannot connect `within` that time.
+pub async fn connect_database(addr: &str, token: &str, host: &str, within: Duration) -> Result<()> {
     let connection = json!({
         "plugin_name": "postgresql-database-plugin",
         "allowed_roles": ["*"],
@@ -232,15 +234,11 @@ async fn database(site: &Site, addr: &str, token: &str) -> Result<()> {
         "password": postgres::MASTER_PASSWORD,
     });
     // PostgreSQL starts beside us.
-    until(
-        "OpenBao to connect to PostgreSQL",
-        Duration::from_secs(60),
-        async || {
-            write(addr, token, "database/config/demo", connection.clone())
-                .await
-                .into()
-        },
-    )
+    until("OpenBao to connect to PostgreSQL", within, async || {
+        write(addr, token, "database/config/demo", connection.clone())
+            .await
+            .into()
+    })
     .await?;
     let role = json!({
         "db_name": "demo",

@@ -81,6 +81,9 @@ async fn vault(site: &Site, progress: &Progress) -> Result<Option<Server>> {
     openbao::furnish(site, &openbao::address(site), &bao.root_token)
         .await
         .context("setting OpenBao up")?;
+    let database = format!("127.0.0.1:{}", site.ports.postgres);
+    let within = Duration::from_secs(60);
+    openbao::connect_database(&openbao::address(site), &bao.root_token, &database, within).await?;
     let inside = Inside {
         root_token: bao.root_token,
         unseal_key: bao.unseal_key,
