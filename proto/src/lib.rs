@@ -5,11 +5,15 @@
 //! know), a field never changes its meaning, and every closed set of words is an enum here.
 //! `golden/` holds one recorded body per type, and a round-trip test keeps them.
 
-pub mod error;
-pub mod event;
-pub mod health;
 pub mod ids;
+
+pub mod error;
+
 pub mod report;
+
+pub mod event;
+
+pub mod health;
 
 /// The path prefix and version of the interface.
 pub const API_VERSION: &str = "v1";

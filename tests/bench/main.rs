@@ -15,11 +15,11 @@ use clap::Parser;
 use clap::Subcommand;
 use serde_json::json;
 use tests::stand::agent;
+use tests::submission::post;
 use tests::wait::Look;
 use tests::wait::pause;
 use tests::wait::until;
 use tests::world::World;
-use tests::world::post;
 use tokio::time::Instant;
 
 /// Measurements of the agent on real servers.

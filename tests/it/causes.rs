@@ -8,9 +8,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 use anyhow::Result;
 use anyhow::ensure;
+use tests::submission::Finished;
 use tests::wait::Look;
 use tests::wait::until;
-use tests::world::Finished;
 use tests::world::World;
 use tokio::time::Instant;
 

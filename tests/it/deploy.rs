@@ -285,7 +285,7 @@ async fn the_same_key_is_the_same_run_and_another_body_is_refused() -> Result<()
         config_map("conf", "one"),
         config_map("conf", "two"),
     );
-    let first = tests::world::post(
+    let first = tests::submission::post(
         &job,
         "/v1/deploys",
         &[("quaymaster.yaml", &spec), ("k8s/c.yaml", &one)],
@@ -293,7 +293,7 @@ async fn the_same_key_is_the_same_run_and_another_body_is_refused() -> Result<()
     .await?;
     ensure!(first.status == 202, "{}", first.text());
     let id = first.json()?["id"].clone();
-    let again = tests::world::post(
+    let again = tests::submission::post(
         &job,
         "/v1/deploys",
         &[("quaymaster.yaml", &spec), ("k8s/c.yaml", &one)],
@@ -304,7 +304,7 @@ async fn the_same_key_is_the_same_run_and_another_body_is_refused() -> Result<()
         "{}",
         again.text()
     );
-    let other = tests::world::post(
+    let other = tests::submission::post(
         &job,
         "/v1/deploys",
         &[("quaymaster.yaml", &spec), ("k8s/c.yaml", &two)],

@@ -6,9 +6,9 @@ use anyhow::Result;
 use anyhow::ensure;
 use serde_json::json;
 use tests::faults::Fault;
+use tests::submission::Finished;
 use tests::wait::Look;
 use tests::wait::until;
-use tests::world::Finished;
 use tests::world::World;
 
 use crate::deploy::live_credentials;

@@ -8,10 +8,10 @@ use anyhow::Context as _;
 use anyhow::Result;
 use anyhow::ensure;
 use rustix::process::Signal;
+use tests::submission::post;
 use tests::wait::Look;
 use tests::wait::until;
 use tests::world::World;
-use tests::world::post;
 use tokio::io::AsyncReadExt as _;
 use tokio::io::AsyncWriteExt as _;
 

@@ -8,9 +8,9 @@ use serde_json::Value;
 use serde_json::json;
 use tests::client::Answer;
 use tests::client::Client;
+use tests::submission::bundle;
+use tests::submission::post;
 use tests::world::World;
-use tests::world::bundle;
-use tests::world::post;
 
 use crate::samples::Deployment;
 use crate::samples::config_map;

@@ -9,5 +9,6 @@ pub mod demo;
 pub mod faults;
 pub mod progress;
 pub mod stand;
+pub mod submission;
 pub mod wait;
 pub mod world;

@@ -32,6 +32,8 @@ use crate::stand::Stand;
 use crate::stand::agent;
 use crate::stand::agent::AgentSite;
 use crate::stand::openbao::jwt_role;
+use crate::submission::Finished;
+use crate::submission::post;
 use crate::wait::Look;
 use crate::wait::until;
 
@@ -65,50 +67,6 @@ pub struct World {
     dir: TempDir,
     agent: Option<Child>,
     programs: Option<agent::Programs>,
-}
-
-/// How a deploy ended.
-#[derive(Debug)]
-pub struct Finished {
-    /// The run's id; empty when it was refused by the POST itself.
-    pub id: String,
-    /// The answer of `/result`, or of the POST that refused.
-    pub answer: Answer,
-    /// The text log; empty when it was refused.
-    pub log: String,
-}
-
-impl Finished {
-    /// Returns the HTTP status.
-    #[must_use]
-    pub const fn status(&self) -> u16 {
-        self.answer.status
-    }
-
-    /// Returns the stable code of the problem; empty when it succeeded.
-    #[must_use]
-    pub fn code(&self) -> String {
-        self.answer.code()
-    }
-
-    /// Returns the body of the answer.
-    ///
-    /// # Errors
-    /// When it is not JSON.
-    pub fn json(&self) -> Result<Value> {
-        self.answer.json()
-    }
-
-    /// Returns the kinds of the causes, the likeliest first.
-    #[must_use]
-    pub fn causes(&self) -> Vec<String> {
-        let body = self.json().unwrap_or_default();
-        let causes = body["causes"].as_array().cloned().unwrap_or_default();
-        causes
-            .iter()
-            .filter_map(|cause| cause["kind"].as_str().map(str::to_owned))
-            .collect()
-    }
 }
 
 impl World {
@@ -513,31 +471,4 @@ require_digest = false
             })
             .collect()
     }
-}
-
-/// Posts a bundle.
-///
-/// # Errors
-/// When the agent does not answer.
-pub async fn post(client: &Client, path: &str, files: &[(&str, &str)]) -> Result<Answer> {
-    client
-        .clone()
-        .with("content-type", "application/x-tar")
-        .send("POST", path, bundle(files)?)
-        .await
-}
-
-/// Packs files as a bundle.
-///
-/// # Errors
-/// When a name does not fit into a tar header.
-pub fn bundle(files: &[(&str, &str)]) -> Result<Vec<u8>> {
-    let mut archive = tar::Builder::new(Vec::new());
-    for (name, content) in files {
-        let mut header = tar::Header::new_ustar();
-        header.set_size(content.len() as u64);
-        header.set_mode(0o644);
-        archive.append_data(&mut header, name, content.as_bytes())?;
-    }
-    Ok(archive.into_inner()?)
 }

@@ -1,3 +1,5 @@
+//! Configuration from text and environment: good ones as values, bad ones with every problem.
+
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 

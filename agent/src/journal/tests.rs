@@ -1,3 +1,5 @@
+//! The journal on a real disk: order, restart, idempotency keys, forgetting.
+
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::PermissionsExt;
 

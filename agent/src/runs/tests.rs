@@ -1,3 +1,5 @@
+//! The table of runs: admission, keys, cancelling, panics, what outlives a connection.
+
 use futures::FutureExt;
 use proto::event::Body;
 

@@ -1,3 +1,5 @@
+//! The rules that every request passes before a route is looked at.
+
 use http::Request;
 
 use super::*;

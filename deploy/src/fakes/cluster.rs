@@ -1,0 +1,314 @@
+//! A cluster in memory: objects with generations, rights, conflicts, queued faults; no controllers.
+//!
+//! Keeps the contract of [`crate::ports::Cluster`].
+
+use super::lock;
+use crate::object::AppliedObject;
+use crate::object::Gvk;
+use crate::object::ObjectId;
+use crate::object::Resource;
+use crate::object::text;
+use crate::ports::Access;
+use crate::ports::Cluster;
+use crate::ports::ClusterError;
+use crate::ports::FieldConflict;
+use crate::ports::LogRequest;
+use crate::ports::Observation;
+use crate::ports::Payload;
+use crate::ports::Scope;
+use crate::ports::Write;
+use crate::principal::Actor;
+use crate::secret::Fingerprint;
+use crate::secret::FingerprintKey;
+use futures::FutureExt as _;
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::Mutex;
+use tokio::sync::broadcast;
+
+/// A cluster in memory: built-in kinds, any namespace, no controllers. A test plays controller with
+/// [`FakeCluster::set`].
+pub struct FakeCluster {
+    key: Arc<FingerprintKey>,
+    inner: Mutex<ClusterState>,
+    changes: broadcast::Sender<(Gvk, Observation)>,
+}
+
+#[derive(Default)]
+struct ClusterState {
+    objects: BTreeMap<ObjectId, Value>,
+    secrets: BTreeMap<ObjectId, BTreeMap<String, Vec<u8>>>,
+    denied: BTreeSet<(&'static str, String)>,
+    conflicts: BTreeMap<String, Vec<FieldConflict>>,
+    faults: VecDeque<ClusterError>,
+    refusal: Option<ClusterError>,
+    logs: BTreeMap<String, String>,
+    writes: Vec<String>,
+    version: u64,
+}
+
+impl FakeCluster {
+    /// Makes an empty cluster.
+    #[must_use]
+    pub fn new(key: Arc<FingerprintKey>) -> Self {
+        Self {
+            key,
+            inner: Mutex::default(),
+            changes: broadcast::Sender::new(1024),
+        }
+    }
+
+    /// Forbids a verb on a plural.
+    pub fn deny(&self, verb: &'static str, plural: &str) {
+        lock(&self.inner).denied.insert((verb, plural.to_owned()));
+    }
+
+    /// Makes every apply of this object (by name) meet a conflict.
+    pub fn conflict(&self, name: &str, field: &str, manager: &str) {
+        let conflict = FieldConflict {
+            field: field.to_owned(),
+            manager: manager.to_owned(),
+        };
+        lock(&self.inner)
+            .conflicts
+            .entry(name.to_owned())
+            .or_default()
+            .push(conflict);
+    }
+
+    /// Makes the next real write fail; dry runs pass.
+    pub fn refuse_next_write(&self, error: ClusterError) {
+        lock(&self.inner).faults.push_back(error);
+    }
+
+    /// Makes every real write fail; dry runs pass.
+    pub fn refuse_writes(&self, error: ClusterError) {
+        lock(&self.inner).refusal = Some(error);
+    }
+
+    /// Puts an object there as a controller would, and tells the watchers.
+    pub fn set(&self, id: &ObjectId, body: Value) {
+        lock(&self.inner).objects.insert(id.clone(), body.clone());
+        // Nobody may be watching; that is no error.
+        let _unheard = self
+            .changes
+            .send((id.gvk.clone(), Observation::Present(body)));
+    }
+
+    /// Sets what a container logged.
+    pub fn set_log(&self, container: &str, text: &str) {
+        lock(&self.inner)
+            .logs
+            .insert(container.to_owned(), text.to_owned());
+    }
+
+    /// Returns an object.
+    #[must_use]
+    pub fn object(&self, id: &ObjectId) -> Option<Value> {
+        lock(&self.inner).objects.get(id).cloned()
+    }
+
+    /// Returns the keys of a Secret.
+    #[must_use]
+    pub fn secret_keys(&self, name: &str) -> Option<Vec<String>> {
+        lock(&self.inner)
+            .secrets
+            .iter()
+            .find(|(id, _)| id.name == name)
+            .map(|(_, data)| data.keys().cloned().collect())
+    }
+
+    /// Returns what was really written, in order.
+    #[must_use]
+    pub fn writes(&self) -> Vec<String> {
+        lock(&self.inner).writes.clone()
+    }
+
+    fn apply_now(
+        &self,
+        id: &ObjectId,
+        payload: &Payload<'_>,
+        write: Write,
+    ) -> Result<(AppliedObject, Value), ClusterError> {
+        let mut inner = lock(&self.inner);
+        if write == Write::Commit {
+            let refusal = inner.faults.pop_front().or_else(|| inner.refusal.clone());
+            if let Some(error) = refusal {
+                return Err(error);
+            }
+        }
+        if let Some(fields) = inner.conflicts.get(&id.name) {
+            return Err(ClusterError::Conflict {
+                object: id.to_string(),
+                fields: fields.clone(),
+            });
+        }
+        let (body, data) = match payload {
+            Payload::Object(body) => ((*body).clone(), None),
+            Payload::Secret { body, data } => ((*body).clone(), Some(data)),
+        };
+        let before = inner.objects.get(id).cloned();
+        let generation = before
+            .as_ref()
+            .and_then(|before| before["metadata"]["generation"].as_i64())
+            .unwrap_or(0);
+        let same = before
+            .as_ref()
+            .is_some_and(|before| before["spec"] == body["spec"]);
+        let mut after = body;
+        let uid = before.as_ref().map_or_else(
+            || format!("uid-{}", id.name),
+            |b| text(b, &["metadata", "uid"]).to_owned(),
+        );
+        after["metadata"]["uid"] = Value::from(uid.clone());
+        after["metadata"]["generation"] =
+            Value::from(if same { generation } else { generation + 1 });
+        if let Some(status) = before.as_ref().and_then(|before| before.get("status")) {
+            after["status"] = status.clone();
+        }
+        let version = inner.version + 1;
+        after["metadata"]["resourceVersion"] = Value::from(version.to_string());
+        let applied = AppliedObject {
+            id: id.clone(),
+            uid,
+            generation: after["metadata"]["generation"].as_i64().unwrap_or(0),
+            resource_version: version.to_string(),
+        };
+        if write == Write::Commit {
+            inner.version = version;
+            inner.writes.push(id.to_string());
+            inner.objects.insert(id.clone(), after.clone());
+            if let Some(data) = data {
+                let data = data
+                    .iter()
+                    .map(|(key, value)| (key.clone(), value.bytes().to_vec()))
+                    .collect();
+                inner.secrets.insert(id.clone(), data);
+            }
+            drop(inner);
+            let _unheard = self
+                .changes
+                .send((id.gvk.clone(), Observation::Present(after.clone())));
+        }
+        Ok((applied, after))
+    }
+}
+
+impl Cluster for FakeCluster {
+    fn resource<'a>(&'a self, gvk: &'a Gvk) -> BoxFuture<'a, Result<Resource, ClusterError>> {
+        async {
+            let namespaced = !matches!(
+                gvk.kind.as_str(),
+                "Namespace" | "CustomResourceDefinition" | "ClusterRole"
+            );
+            if gvk.kind.starts_with("Unknown") {
+                return Err(ClusterError::UnknownKind {
+                    kind: gvk.to_string(),
+                });
+            }
+            Ok(Resource {
+                gvk: gvk.clone(),
+                plural: format!("{}s", gvk.kind.to_lowercase()),
+                namespaced,
+            })
+        }
+        .boxed()
+    }
+
+    fn may<'a>(
+        &'a self,
+        _: &'a Actor,
+        access: &'a Access,
+    ) -> BoxFuture<'a, Result<Result<(), String>, ClusterError>> {
+        let denied = lock(&self.inner)
+            .denied
+            .contains(&(access.verb, access.resource.clone()));
+        async move { Ok(if denied { Err(String::new()) } else { Ok(()) }) }.boxed()
+    }
+
+    fn get<'a>(
+        &'a self,
+        _: &'a Actor,
+        id: &'a ObjectId,
+    ) -> BoxFuture<'a, Result<Option<Value>, ClusterError>> {
+        async { Ok(self.object(id)) }.boxed()
+    }
+
+    fn fingerprints<'a>(
+        &'a self,
+        _: &'a Actor,
+        id: &'a ObjectId,
+    ) -> BoxFuture<'a, Result<Option<BTreeMap<String, Fingerprint>>, ClusterError>> {
+        async {
+            let inner = lock(&self.inner);
+            Ok(inner.secrets.get(id).map(|data| {
+                data.iter()
+                    .map(|(key, value)| (key.clone(), self.key.fingerprint(key, value)))
+                    .collect()
+            }))
+        }
+        .boxed()
+    }
+
+    fn apply<'a>(
+        &'a self,
+        _: &'a Actor,
+        id: &'a ObjectId,
+        payload: Payload<'a>,
+        write: Write,
+    ) -> BoxFuture<'a, Result<(AppliedObject, Value), ClusterError>> {
+        async move { self.apply_now(id, &payload, write) }.boxed()
+    }
+
+    fn observe(&self, _: &Actor, scopes: Vec<Scope>) -> BoxStream<'static, Observation> {
+        let changes = self.changes.subscribe();
+        let inner = lock(&self.inner);
+        let matches = |scope: &Scope, id: &ObjectId| {
+            scope.gvk == id.gvk
+                && scope.namespace == id.namespace
+                && scope.name.as_ref().is_none_or(|name| *name == id.name)
+        };
+        let mut first = Vec::new();
+        for scope in &scopes {
+            first.extend(
+                inner
+                    .objects
+                    .iter()
+                    .filter(|(id, _)| matches(scope, id))
+                    .map(|(_, body)| Observation::Present(body.clone())),
+            );
+            first.push(Observation::Synced(scope.gvk.clone()));
+        }
+        drop(inner);
+        let later = futures::stream::unfold((changes, scopes), async |(mut changes, scopes)| {
+            loop {
+                let (gvk, observation) = changes.recv().await.ok()?;
+                if scopes.iter().any(|scope| scope.gvk == gvk) {
+                    return Some((observation, (changes, scopes)));
+                }
+            }
+        });
+        futures::stream::iter(first).chain(later).boxed()
+    }
+
+    fn log<'a>(
+        &'a self,
+        _: &'a Actor,
+        request: &'a LogRequest,
+    ) -> BoxFuture<'a, Result<String, ClusterError>> {
+        async {
+            Ok(lock(&self.inner)
+                .logs
+                .get(&request.container)
+                .cloned()
+                .unwrap_or_default())
+        }
+        .boxed()
+    }
+}
