@@ -75,20 +75,14 @@
 pub mod args;
 pub mod clock;
 pub mod telemetry;
-
 pub mod metrics;
 pub mod readiness;
-
 pub mod lifecycle;
-
 pub mod config;
 pub mod journal;
-pub mod runs;
-
-pub mod auth;
-pub mod cluster;
 pub mod vault;
-
+pub mod cluster;
+pub mod auth;
+pub mod runs;
 pub mod http;
-
 pub mod app;

@@ -10,7 +10,23 @@ use agent::telemetry;
 use anyhow::Context;
 use clap::Parser;
 
-fn main() -> anyhow::Result<ExitCode> {
+fn main() -> ExitCode {
+    match start() {
+        Ok(code) => code,
+        Err(error) => {
+            report(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Tells why the agent ends: each cause once, without a stack trace, which helps no operator.
+#[expect(clippy::print_stderr, reason = "the log may not be up yet")]
+fn report(error: &anyhow::Error) {
+    eprintln!("quaymasterd: {error:#}");
+}
+
+fn start() -> anyhow::Result<ExitCode> {
     // Before anything else: no core, no reading by others, and one crypto library.
     let unhardened = lifecycle::harden();
     drop(rustls::crypto::aws_lc_rs::default_provider().install_default());

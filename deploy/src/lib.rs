@@ -17,36 +17,28 @@ pub mod class;
 pub mod object;
 pub mod principal;
 pub mod secret;
-
 pub mod ports;
-
-pub mod backoff;
-pub mod log;
 pub mod redact;
-
+pub mod log;
+pub mod backoff;
+pub mod yaml;
 pub mod bundle;
 pub mod image;
+pub mod template;
+pub mod spec;
 pub mod manifest;
 pub mod request;
-pub mod spec;
-pub mod template;
-pub mod yaml;
-
 pub mod policy;
-
 pub mod authorize;
-
-pub mod apply;
-pub mod check;
-pub mod plan;
 pub mod resolve;
-
-pub mod cause;
+pub mod plan;
+pub mod check;
+pub mod apply;
 pub mod rollout;
+pub mod cause;
 pub mod watch;
-
-pub mod engine;
 pub mod report;
+pub mod engine;
 
 #[cfg(any(test, feature = "fakes"))]
 pub mod fakes;

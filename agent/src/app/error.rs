@@ -26,7 +26,7 @@ pub enum StartError {
         source: io::Error,
     },
     /// The configuration is wrong.
-    #[error("{}: {source}", path.display())]
+    #[error("{}", path.display())]
     Config {
         /// The file.
         path: PathBuf,
@@ -34,7 +34,7 @@ pub enum StartError {
         source: ConfigError,
     },
     /// The policy is wrong.
-    #[error("{}: {source}:\n  {}", path.display(), source.problems.join("\n  "))]
+    #[error("{}:\n  {}", path.display(), source.problems.join("\n  "))]
     Policy {
         /// The file.
         path: PathBuf,
