@@ -6,13 +6,19 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Context;
+use anyhow::Result;
+use anyhow::ensure;
 use reqwest::Method;
+use serde_json::Value;
 use serde_json::json;
 use tests::stand::Owner;
 use tests::stand::Stand;
+use tests::stand::gitlab::Gitlab;
+use tests::stand::gitlab::Mood;
 use tests::stand::layout::Settings;
-use tests::wait::{Look, until};
+use tests::wait::Look;
+use tests::wait::until;
 
 #[tokio::test]
 async fn job_logs_in_and_reads_what_its_role_grants() -> Result<()> {
@@ -190,6 +196,47 @@ async fn killed_owner_leaves_no_process_no_folder_and_no_cgroup() -> Result<()> 
         },
     )
     .await
+}
+
+#[tokio::test]
+async fn job_token_names_its_job_until_that_ends() -> Result<()> {
+    let stand = Stand::shared().await?;
+    let job_token = stand
+        .start_job(&stand.token()?.claim("job_id", "4711"))
+        .await?;
+    let url = format!("{}/api/v4/job", stand.facts().issuer);
+    let ask = async || {
+        reqwest::Client::new()
+            .get(&url)
+            .header("JOB-TOKEN", &job_token)
+            .send()
+            .await
+    };
+    let job: Value = serde_json::from_str(&ask().await?.text().await?)?;
+    ensure!(job["id"] == 4711 && job["status"] == "running", "{job}");
+    stand.end_job(&job_token).await?;
+    ensure!(ask().await?.status() == 401, "an ended job");
+    Ok(())
+}
+
+#[tokio::test]
+async fn issuer_of_a_scenario_rotates_fails_and_counts() -> Result<()> {
+    let gitlab = Gitlab::start().await?;
+    let keys = format!("{}/oauth/discovery/keys", gitlab.url());
+    gitlab.add_key()?;
+    let set: Value = serde_json::from_str(&reqwest::get(&keys).await?.text().await?)?;
+    ensure!(set["keys"].as_array().map(Vec::len) == Some(2), "{set}");
+    gitlab.withdraw_old_keys();
+    gitlab.set_mood(Mood {
+        status: Some(503),
+        ..Mood::default()
+    });
+    ensure!(reqwest::get(&keys).await?.status() == 503, "told to fail");
+    ensure!(
+        gitlab.requests("/oauth/discovery/keys") == 2,
+        "two requests"
+    );
+    Ok(())
 }
 
 #[tokio::test]

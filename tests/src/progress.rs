@@ -4,9 +4,11 @@
 //! people. Invariant: exactly one last event, [`Event::Ready`] or [`Event::Failed`].
 
 use std::io::Write;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::Mutex;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+use serde::Serialize;
 
 /// One thing worth telling while the stand starts.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -29,23 +29,35 @@ mod registry;
 pub mod servers;
 pub mod token;
 
-use std::io::{BufRead, BufReader, Read, Seek, Write};
+use std::io::BufRead;
+use std::io::BufReader;
+use std::io::Read;
+use std::io::Seek;
+use std::io::Write;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{ChildStdin, Command as StdCommand, Stdio};
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::ChildStdin;
+use std::process::Command as StdCommand;
+use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Context;
+use anyhow::Result;
+use anyhow::bail;
 use reqwest::Method;
 use serde_json::Value;
 use tokio::process::Command;
 use tokio::sync::OnceCell;
 
 use self::kubernetes::Cluster;
-use self::layout::{Facts, Settings};
-use self::token::{IdToken, IssuerKey};
+use self::layout::Facts;
+use self::layout::Settings;
+use self::token::IdToken;
+use self::token::IssuerKey;
 use crate::progress::Event;
-use crate::wait::{Look, until};
+use crate::wait::Look;
+use crate::wait::until;
 
 /// The stand of this process's scenarios. Never dropped: the end of the process ends the stand.
 static SHARED: OnceCell<Stand> = OnceCell::const_new();
@@ -227,6 +239,33 @@ impl Stand {
     /// When signing fails.
     pub fn sign(&self, token: IdToken) -> Result<String> {
         token.sign(&self.key)
+    }
+
+    /// Lets the job of `token` run, as `GET /api/v4/job` sees it; returns its job token.
+    ///
+    /// # Errors
+    /// When the stand-in does not answer.
+    pub async fn start_job(&self, token: &IdToken) -> Result<String> {
+        let job_token = format!("glcbt-64_{}", token::random_hex(10)?);
+        let request = http::client(None)?
+            .put(self.job_address(&job_token))
+            .json(&token.job());
+        request.send().await?.error_for_status()?;
+        Ok(job_token)
+    }
+
+    /// Ends the job of a job token, which is good for nothing from now on.
+    ///
+    /// # Errors
+    /// When the stand-in does not answer.
+    pub async fn end_job(&self, job_token: &str) -> Result<()> {
+        let request = http::client(None)?.delete(self.job_address(job_token));
+        request.send().await?.error_for_status()?;
+        Ok(())
+    }
+
+    fn job_address(&self, job_token: &str) -> String {
+        format!("{}/-/stand/jobs/{job_token}", self.facts.issuer)
     }
 
     /// The issuer's key, for tokens that are signed in another way.

@@ -5,8 +5,11 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use anyhow::Result;
+use anyhow::bail;
+use tokio::time::Instant;
+use tokio::time::MissedTickBehavior;
+use tokio::time::interval;
 
 /// Time between two looks. Short against everything that is waited for, long against what a look costs.
 const TICK: Duration = Duration::from_millis(50);

@@ -4,7 +4,8 @@
 //! may impersonate and ask, nothing else; every other right hangs on GitLab's names of the job.
 
 use anyhow::Result;
-use serde_json::{Value, json};
+use serde_json::Value;
+use serde_json::json;
 
 use super::kubernetes::Cluster;
 

@@ -5,7 +5,9 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Context;
+use anyhow::Result;
+use anyhow::ensure;
 
 use super::layout::Site;
 use super::process::Server;

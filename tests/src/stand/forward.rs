@@ -5,13 +5,17 @@
 //! they are, in both directions, until both ends are done.
 
 use std::fs::File;
-use std::net::{Ipv4Addr, TcpListener as StdListener};
+use std::net::Ipv4Addr;
+use std::net::TcpListener as StdListener;
 use std::os::fd::AsFd;
 
-use anyhow::{Context, Result};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use anyhow::Context;
+use anyhow::Result;
+use rustix::thread::LinkNameSpaceType;
+use rustix::thread::move_into_link_name_space;
 use tokio::io::copy_bidirectional;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 /// Makes each of `ports` inside the namespaces of process `pid` reachable, and says at which port outside.

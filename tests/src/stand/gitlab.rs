@@ -1,26 +1,39 @@
 //! The stand-in for GitLab: discovery, keys, and the API call by which a job token names its job.
 //!
 //! The keeper runs one for the stand; scenarios that want it slow, failing or with other keys run their own in
-//! their process. It answers what GitLab answers at these paths, and nothing else. Invariant: every request is
+//! their process. It answers what GitLab answers at these paths, and has one corner of its own, `/-/stand/`. Invariant: every request is
 //! counted, so that scenarios can say how often they may be asked.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode};
-use axum::middleware::{Next, from_fn_with_state};
-use axum::response::{IntoResponse, Response};
+use anyhow::Context;
+use anyhow::Result;
+use axum::Json;
+use axum::Router;
+use axum::extract::Path;
+use axum::extract::Request;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::http::StatusCode;
+use axum::middleware::Next;
+use axum::middleware::from_fn_with_state;
+use axum::response::IntoResponse;
+use axum::response::Response;
 use axum::routing::get;
-use axum::{Json, Router};
-use serde_json::{Value, json};
+use axum::routing::put;
+use serde_json::Value;
+use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use super::token::{IdToken, IssuerKey};
+use super::token::IdToken;
+use super::token::IssuerKey;
 
 /// How it behaves for now.
 #[derive(Clone, Debug, Default)]
@@ -82,6 +95,8 @@ impl Gitlab {
             .route("/.well-known/openid-configuration", get(discovery))
             .route("/oauth/discovery/keys", get(keys))
             .route("/api/v4/job", get(job))
+            .route("/-/stand/jobs/{token}", put(start_job).delete(end_job))
+            .route("/-/stand/requests", get(requests))
             .layer(from_fn_with_state(shared.clone(), count))
             .with_state(shared);
         let task = tokio::spawn(async move { drop(axum::serve(listener, app).await) });
@@ -196,6 +211,23 @@ async fn count(State(shared): State<Shared>, request: Request, next: Next) -> Re
             .into_response(),
         None => next.run(request).await,
     }
+}
+
+/// For processes that use a stand without owning its stand-in.
+async fn start_job(
+    State(shared): State<Shared>,
+    Path(token): Path<String>,
+    Json(job): Json<Value>,
+) {
+    lock(&shared.inner).jobs.insert(token, job);
+}
+
+async fn end_job(State(shared): State<Shared>, Path(token): Path<String>) {
+    lock(&shared.inner).jobs.remove(&token);
+}
+
+async fn requests(State(shared): State<Shared>) -> Json<BTreeMap<String, u64>> {
+    Json(lock(&shared.inner).counts.clone())
 }
 
 async fn discovery(State(shared): State<Shared>) -> Json<Value> {

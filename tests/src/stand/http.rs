@@ -5,8 +5,12 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use reqwest::{Certificate, Client, Method};
+use anyhow::Context;
+use anyhow::Result;
+use anyhow::bail;
+use reqwest::Certificate;
+use reqwest::Client;
+use reqwest::Method;
 use serde_json::Value;
 
 /// Longest that one call to a server of the stand may take.

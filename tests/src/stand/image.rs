@@ -4,18 +4,25 @@
 //! and as the pause image. The base image comes from Debian's archive by debootstrap, once, into the cache.
 //! Invariant: an image in the cache is whole; it is made beside and renamed.
 
-use std::fs::{self, File};
+use std::fs;
+use std::fs::File;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use aws_lc_rs::digest::{Context as Digest, SHA256};
-use serde_json::{Value, json};
+use anyhow::Context;
+use anyhow::Result;
+use anyhow::ensure;
+use aws_lc_rs::digest::Context as Digest;
+use aws_lc_rs::digest::SHA256;
+use serde_json::Value;
+use serde_json::json;
 use tokio::process::Command;
 
+use super::http;
 use super::layout::Site;
-use super::{http, process};
+use super::process;
 
 /// Name of the tiny image in the registry, without the registry.
 pub const BUSYBOX: &str = "busybox:1";

@@ -5,16 +5,23 @@
 //! waits for the first. What cannot be had is told in one sentence each, all at once.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::fs::File;
+use std::path::Path;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Context;
+use anyhow::Result;
+use anyhow::bail;
 use tokio::process::Command;
 
+use super::image;
 use super::layout::Settings;
-use super::{image, postgres, process};
-use crate::progress::{Event, Progress};
+use super::postgres;
+use super::process;
+use crate::progress::Event;
+use crate::progress::Progress;
 
 const KUBERNETES: &str = "1.37.2";
 const OPENBAO: &str = "2.7.2";

@@ -6,15 +6,22 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command as StdCommand, Stdio};
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command as StdCommand;
+use std::process::Stdio;
 
-use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, WaitOptions};
-use tokio::process::{Child, Command};
+use anyhow::Context;
+use anyhow::Result;
+use anyhow::bail;
+use rustix::process::Pid;
+use rustix::process::WaitOptions;
+use tokio::process::Child;
+use tokio::process::Command;
 
 use super::layout::Site;
-use super::process::{self, PATH};
+use super::process;
+use super::process::PATH;
 
 /// Kernel settings that the kubelet insists on. They are the whole machine's, so the kubelet gets to see files
 /// of the stand in their place and has nothing to change.

@@ -4,27 +4,47 @@
 //! as long as it lives; whoever gets that lock may clean up. A second small process, the guard, waits for the
 //! keeper's end on a pipe and cleans up after it, also when the keeper was killed.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs;
+use std::fs::DirBuilder;
+use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command as StdCommand, Stdio};
+use std::process::Command as StdCommand;
+use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
-use tokio::io::{AsyncBufReadExt, BufReader};
+use anyhow::Context;
+use anyhow::Result;
+use anyhow::anyhow;
+use anyhow::bail;
+use anyhow::ensure;
+use tokio::io::AsyncBufReadExt;
+use tokio::io::BufReader;
 use tokio::process::Child;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::SignalKind;
+use tokio::signal::unix::signal;
 
 use super::gitlab::Gitlab;
-use super::layout::{Facts, Ports, Settings, Site, cgroup, check_name};
+use super::install;
+use super::isolate;
+use super::layout::Facts;
+use super::layout::Ports;
+use super::layout::Settings;
+use super::layout::Site;
+use super::layout::cgroup;
+use super::layout::check_name;
+use super::process as programs;
 use super::process::Server;
+use super::reach;
 use super::servers;
 use super::token::IssuerKey;
-use super::{install, isolate, process as programs, reach};
-use crate::progress::{Event, Progress};
-use crate::wait::{Look, until};
+use crate::progress::Event;
+use crate::progress::Progress;
+use crate::wait::Look;
+use crate::wait::until;
 
 /// What an owner writes to let the stand live on without it.
 pub const LET_GO: &[u8] = b"let go\n";

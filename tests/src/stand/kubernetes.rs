@@ -8,13 +8,15 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Context;
+use anyhow::Result;
 use serde_json::Value;
 
 use super::certs::Certs;
 use super::http;
 use super::layout::Site;
-use super::process::{self, Server};
+use super::process;
+use super::process::Server;
 use crate::wait::until;
 
 /// Cluster addresses of services; nothing routes them.

@@ -7,7 +7,8 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Context;
+use anyhow::Result;
 use serde_json::json;
 
 use super::kubernetes::Cluster;

@@ -5,13 +5,20 @@
 //! stops or changes anything but folders.
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder};
-use std::net::{Ipv4Addr, TcpListener};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::fs::DirBuilder;
+use std::net::Ipv4Addr;
+use std::net::TcpListener;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
-use serde::{Deserialize, Serialize};
+use anyhow::Context;
+use anyhow::Result;
+use anyhow::ensure;
+use serde::Deserialize;
+use serde::Serialize;
 
 /// Audience of the tokens that jobs get for the agent.
 pub const AUDIENCE: &str = "https://quaymaster.example";

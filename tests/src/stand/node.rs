@@ -7,14 +7,22 @@
 use std::fs;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use serde_json::{Value, json};
+use anyhow::Context;
+use anyhow::Result;
+use serde_json::Value;
+use serde_json::json;
 
+use super::image;
+use super::isolate;
 use super::kubernetes::Cluster;
-use super::layout::{NODE_ADDRESS, NODE_NAME, POD_NETWORK, Site};
-use super::process::{self, Server};
-use super::{image, isolate};
-use crate::wait::{Look, until};
+use super::layout::NODE_ADDRESS;
+use super::layout::NODE_NAME;
+use super::layout::POD_NETWORK;
+use super::layout::Site;
+use super::process;
+use super::process::Server;
+use crate::wait::Look;
+use crate::wait::until;
 
 /// The bridge that pods and the node share.
 const BRIDGE: &str = "pods0";

@@ -8,13 +8,20 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::Context;
+use anyhow::Result;
+use anyhow::anyhow;
+use anyhow::bail;
+use anyhow::ensure;
 use reqwest::Method;
-use serde_json::{Value, json};
+use serde_json::Value;
+use serde_json::json;
 
-use super::layout::{AUDIENCE, Site};
+use super::http;
+use super::layout::AUDIENCE;
+use super::layout::Site;
+use super::postgres;
 use super::process::Server;
-use super::{http, postgres};
 use crate::wait::until;
 
 /// What a job of project 42 may read in the sample.

@@ -5,14 +5,19 @@
 //! PostgreSQL and its data are never touched.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Context;
+use anyhow::Result;
 use tokio::process::Command;
 
-use super::layout::{NODE_ADDRESS, POD_NETWORK, Site};
-use super::process::{self, Server};
+use super::layout::NODE_ADDRESS;
+use super::layout::POD_NETWORK;
+use super::layout::Site;
+use super::process;
+use super::process::Server;
 use crate::wait::until;
 
 /// User that OpenBao connects as.

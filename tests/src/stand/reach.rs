@@ -4,15 +4,23 @@
 //! OpenBao or a cluster that was named from outside gets the sample's data and rights here. Invariant: addresses
 //! in [`Facts`] are those that programs outside of the stand use.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Context;
+use anyhow::Result;
 
+use super::access;
+use super::certs;
+use super::forward;
+use super::kubernetes;
 use super::kubernetes::Cluster;
-use super::layout::{Facts, Settings, Site};
+use super::layout::Facts;
+use super::layout::Settings;
+use super::layout::Site;
+use super::openbao;
 use super::servers::Inside;
-use super::{access, certs, forward, kubernetes, openbao};
 use crate::progress::Progress;
 
 /// Makes the stand reachable from outside and describes it.

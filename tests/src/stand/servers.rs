@@ -8,13 +8,25 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use serde::{Deserialize, Serialize};
+use anyhow::Context;
+use anyhow::Result;
+use serde::Deserialize;
+use serde::Serialize;
 
-use super::kubernetes::{self, Cluster};
-use super::layout::{Site, write_whole};
+use super::access;
+use super::etcd;
+use super::image;
+use super::isolate;
+use super::kubernetes;
+use super::kubernetes::Cluster;
+use super::kwok;
+use super::layout::Site;
+use super::layout::write_whole;
+use super::node;
+use super::openbao;
+use super::postgres;
 use super::process::Server;
-use super::{access, etcd, image, isolate, kwok, node, openbao, postgres, registry};
+use super::registry;
 use crate::progress::Progress;
 
 /// Shortest time between two starts of one server.

@@ -6,19 +6,30 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
+use std::time::UNIX_EPOCH;
 
-use anyhow::{Context, Result};
-use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der};
+use anyhow::Context;
+use anyhow::Result;
+use aws_lc_rs::encoding::AsDer;
+use aws_lc_rs::encoding::Pkcs8V1Der;
+use aws_lc_rs::encoding::PublicKeyX509Der;
+use aws_lc_rs::hmac;
+use aws_lc_rs::rand;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeySize;
-use aws_lc_rs::signature::{KeyPair as _, RSA_PKCS1_SHA256, RsaKeyPair};
-use aws_lc_rs::{hmac, rand};
+use aws_lc_rs::signature::KeyPair as _;
+use aws_lc_rs::signature::RSA_PKCS1_SHA256;
+use aws_lc_rs::signature::RsaKeyPair;
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use serde_json::{Map, Value, json};
+use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::Map;
+use serde_json::Value;
+use serde_json::json;
 
-use super::layout::{AUDIENCE, write_whole};
+use super::layout::AUDIENCE;
+use super::layout::write_whole;
 
 /// An RSA key of an issuer.
 pub struct IssuerKey {
@@ -263,6 +274,28 @@ impl IdToken {
     #[must_use]
     pub const fn claims(&self) -> &Map<String, Value> {
         &self.claims
+    }
+
+    /// The running job that this token is of, as `GET /api/v4/job` describes it.
+    #[must_use]
+    pub fn job(&self) -> Value {
+        let text = |name: &str| {
+            self.claims
+                .get(name)
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+        };
+        let number = |name: &str| text(name).parse::<u64>().unwrap_or_default();
+        json!({
+            "id": number("job_id"), "status": "running", "stage": "deploy", "name": "deploy",
+            "ref": text("ref"), "tag": text("ref_type") == "tag",
+            "user": { "id": number("user_id"), "username": text("user_login") },
+            "commit": { "id": text("sha") },
+            "pipeline": { "id": number("pipeline_id"), "project_id": number("project_id"),
+                "ref": text("ref"), "sha": text("sha"), "status": "running" },
+            "runner": { "id": self.claims.get("runner_id"), "is_shared": false },
+            "project": { "ci_job_token_scope_enabled": false },
+        })
     }
 
     /// Signs as GitLab does, RS256.
