@@ -69,8 +69,8 @@ pub const REPEATED: Bound = Bound {
     needed: 2,
 };
 
-/// A missing image: a second look has to confirm the first. The kubelet reports the back-off about
-/// one second after the first pull failed.
+/// What a second look has to confirm: a missing image (the kubelet reports the back-off about one
+/// second after the first pull failed), and a failed Job whose pod was not seen to end.
 pub const SECOND_LOOK: Bound = Bound {
     time: Duration::from_secs(2),
     needed: 1,

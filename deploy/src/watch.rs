@@ -9,7 +9,9 @@ mod evidence;
 mod ledger;
 mod progress;
 mod scopes;
+mod settle;
 mod state;
+mod verdict;
 
 use std::time::Duration;
 
@@ -28,7 +30,7 @@ use crate::principal::Actor;
 
 use progress::Progress;
 use state::State;
-use state::Verdict;
+use verdict::Verdict;
 
 /// Changes within this time are judged together: a rollout of many pods changes hundreds of times a
 /// second, and nobody notices a tenth of a second.
@@ -36,6 +38,9 @@ const COALESCE: Duration = Duration::from_millis(100);
 
 /// Time alone can make a cause final, so we look at least this often.
 const TICK: Duration = Duration::from_secs(1);
+
+/// At most this many observations are taken in without a look at time and stop token.
+const AT_A_TIME: usize = 1_000;
 
 /// How a rollout ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,7 +75,7 @@ pub async fn watch(
     stop: &CancellationToken,
 ) -> Outcome {
     let scopes = scopes::of(applied, namespace);
-    let state = State::new(applied, &scopes, actor);
+    let state = State::new(applied, &scopes, actor, ports.clock.now());
     let look = Look {
         actor,
         ports,
@@ -126,7 +131,7 @@ impl Look<'_> {
             }
             let view = state.judge(Instant::now());
             progress.tell(&view, self.log, Instant::now());
-            match state.verdict(&view, Instant::now()) {
+            match state.verdict(&view) {
                 Verdict::Wait => {}
                 Verdict::Ready(warnings) => return Outcome::Ready { warnings },
                 Verdict::Failed(blames) => {
@@ -161,12 +166,11 @@ impl Look<'_> {
         observations: &mut BoxStream<'static, Observation>,
         first: Observation,
     ) {
-        let mut next = Some(first);
-        while let Some(observation) = next {
+        let more = std::iter::from_fn(|| observations.next().now_or_never().flatten());
+        for observation in std::iter::once(first).chain(more).take(AT_A_TIME) {
             if let Some(warning) = state.observe(observation, Instant::now()) {
                 self.log.warn(warning);
             }
-            next = observations.next().now_or_never().flatten();
         }
     }
 
@@ -179,9 +183,8 @@ impl Look<'_> {
         if let Some(Some(first)) = observations.next().now_or_never() {
             self.take(state, &mut observations, first);
         }
-        let now = Instant::now();
-        let view = state.judge(now);
-        match state.verdict(&view, now) {
+        let view = state.judge(Instant::now());
+        match state.verdict(&view) {
             Verdict::Ready(warnings) => Outcome::Ready { warnings },
             Verdict::Failed(blames) => Outcome::Failed {
                 causes: self.causes(blames).await,
@@ -192,7 +195,7 @@ impl Look<'_> {
         }
     }
 
-    async fn causes(&self, blames: Vec<state::Blame>) -> Vec<Cause> {
+    async fn causes(&self, blames: Vec<verdict::Blame>) -> Vec<Cause> {
         evidence::causes(blames, self.actor, self.ports, self.log, self.stop).await
     }
 }

@@ -7,6 +7,7 @@
 use serde_json::Value;
 
 use super::Finding;
+use super::Permanence;
 use super::REPEATED;
 use super::SETTLED;
 use super::World;
@@ -56,10 +57,12 @@ pub(super) fn refusals(applied: &AppliedObject, live: &Value, world: &World) -> 
         .seen(words)
         .seen_all(events.iter().take(1).map(|event| event_line(event)));
     let may_free = finding.kind == "quota_exceeded" && frees_pods(live, owner, world);
-    let is_current = failure.is_some() || fresh;
+    // Between two tries up to a quarter of an hour passes, so the condition of an unchanged object may
+    // be about a quota that was raised since. Without events it is all there is.
+    let is_current = fresh || (failure.is_some() && events.is_empty());
     if may_free || !is_current {
         finding = finding.transient();
-    } else if failure.is_some() {
+    } else if failure.is_some() && finding.permanence == Permanence::Permanent {
         finding.bound = SETTLED;
     }
     Some(finding)
@@ -139,7 +142,7 @@ fn named(words: &str, title: &str) -> Finding {
     }
     if lower.contains("podsecurity") {
         return say(
-            "pod_security",
+            "admission_refused",
             "the namespace's pod security level refuses them",
         )
         .permanent(REPEATED)
@@ -147,7 +150,7 @@ fn named(words: &str, title: &str) -> Finding {
     }
     if lower.contains("denied the request") || lower.contains("denied by") {
         return say(
-            "admission_denied",
+            "admission_refused",
             "an admission webhook or policy refuses them",
         )
         .permanent(REPEATED)
@@ -167,7 +170,7 @@ fn named(words: &str, title: &str) -> Finding {
         "usage per container",
         "usage per pod",
     ]) {
-        return say("pod_refused", "the API server refuses them")
+        return say("admission_refused", "the API server refuses them")
             .permanent(REPEATED)
             .hint("change the pod template as the message asks");
     }

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::AT_ONCE;
 use super::Finding;
+use super::SECOND_LOOK;
 use super::World;
 use super::container;
 use super::revision::pods_of;
@@ -46,7 +47,7 @@ pub(super) fn failure(applied: &AppliedObject, live: &Value, world: &World) -> O
         ),
     };
     let mut finding = Finding::new("job_failed", name, sentence)
-        .permanent(AT_ONCE)
+        .permanent(SECOND_LOOK)
         .seen(text(failed, &["message"]))
         .hint(hint);
     let pods = pods_of(applied, world);
@@ -54,6 +55,7 @@ pub(super) fn failure(applied: &AppliedObject, live: &Value, world: &World) -> O
         .iter()
         .filter(|pod| text(pod, &["status", "phase"]) != "Succeeded")
         .max_by_key(|pod| text(pod, &["metadata", "creationTimestamp"]));
+    // The news of the Job may come before that of its pod: without its end there is a second look.
     if let Some(pod) = newest {
         let stopped = container::all(pod)
             .iter()
@@ -61,6 +63,7 @@ pub(super) fn failure(applied: &AppliedObject, live: &Value, world: &World) -> O
         if let Some(stopped) = stopped {
             finding = finding.seen(stopped.message).seen_all(stopped.evidence);
             finding.log = stopped.log;
+            finding.bound = AT_ONCE;
         }
     }
     let events = world.events_of(

@@ -453,11 +453,11 @@ fn refusals_of_pods_are_told_apart() {
     };
     assert_eq!(
         kind("pods \"web-2-\" is forbidden: violates PodSecurity \"restricted:latest\""),
-        ("pod_security", true)
+        ("admission_refused", true)
     );
     assert_eq!(
         kind("admission webhook \"p.example\" denied the request: no latest"),
-        ("admission_denied", true)
+        ("admission_refused", true)
     );
     assert_eq!(
         kind(
@@ -510,6 +510,40 @@ fn events_from_before_the_watch_are_evidence_only() {
     assert!(!old[0].is_final(LATER));
     let fresh = stateful_world(vec![(failure(), Arrival::Live)]);
     assert!(fresh[0].is_final(LATER));
+}
+
+#[test]
+fn a_relisted_event_does_not_become_fresh() {
+    let mut failure = event(
+        "owner",
+        "FailedCreate",
+        "pods \"web-0\" is forbidden: exceeded quota",
+        9,
+    );
+    failure["metadata"]["resourceVersion"] = json!("5");
+    let mut newer = failure.clone();
+    newer["metadata"]["resourceVersion"] = json!("6");
+    let again = |second: &Value| {
+        let events = vec![
+            (failure.clone(), Arrival::Listed),
+            (second.clone(), Arrival::Live),
+        ];
+        stateful_world(events)[0].is_final(LATER)
+    };
+    assert!(!again(&failure));
+    assert!(again(&newer));
+}
+
+#[test]
+fn a_refusal_of_an_unchanged_workload_needs_a_new_try() {
+    let words = "pods \"web-2-\" is forbidden: exceeded quota: pods";
+    let judged = |arrival| {
+        let mut world = world(vec![refused(words)]);
+        world.put(event("web-2", "FailedCreate", words, 3), arrival);
+        findings(&applied("apps/v1", "Deployment"), &world)[0].is_final(LATER)
+    };
+    assert!(!judged(Arrival::Listed));
+    assert!(judged(Arrival::Live));
 }
 
 #[test]

@@ -58,13 +58,22 @@ impl World {
             self.objects.insert(id, object);
             return;
         }
+        let about = text(&object, &["involvedObject", "uid"]).to_owned();
+        let events = self.events.entry(about).or_default();
+        // A watch that was cut lists everything again: what did not change is not news.
+        let version = |event: &Value| text(event, &["metadata", "resourceVersion"]).to_owned();
+        if let Some(known) = events.get(&id)
+            && !version(known).is_empty()
+            && version(known) == version(&object)
+        {
+            return;
+        }
         if arrival == Arrival::Live
             && let Some(fields) = object.as_object_mut()
         {
             fields.insert(FRESH.to_owned(), Value::Bool(true));
         }
-        let about = text(&object, &["involvedObject", "uid"]).to_owned();
-        self.events.entry(about).or_default().insert(id, object);
+        events.insert(id, object);
     }
 
     /// Forgets an object. Events are kept: they end by age, which says nothing about their object.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use proto::report::Cause;
 use tokio_util::sync::CancellationToken;
 
-use super::state::Blame;
+use super::verdict::Blame;
 use crate::log::RunLog;
 use crate::ports::LogRequest;
 use crate::ports::Ports;

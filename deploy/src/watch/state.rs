@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::ledger::Ledger;
 use super::scopes;
+use super::settle::Settle;
 use crate::cause;
 use crate::cause::Arrival;
 use crate::cause::Finding;
@@ -26,10 +27,6 @@ use crate::principal::Actor;
 use crate::rollout;
 use crate::rollout::Standing;
 
-/// An object's own word that it failed, or that it is gone, has to hold for so long: a listing may
-/// be a moment older than our write, and a stale condition goes with the controller's next look.
-const OWN_WORD: Duration = Duration::from_secs(2);
-
 /// How long a refused watch is tried again: the right may be part of what was just applied.
 const REFUSED: Duration = Duration::from_secs(3);
 
@@ -39,11 +36,11 @@ pub(super) struct Judged {
     pub(super) id: ObjectId,
     pub(super) standing: Standing,
     /// For how long it has said that it failed.
-    failed_for: Duration,
+    pub(super) failed_for: Duration,
     /// Each finding, and for how long it has been seen.
     pub(super) findings: Vec<(Finding, Duration)>,
     /// What to know although it is ready.
-    note: Option<String>,
+    pub(super) note: Option<String>,
 }
 
 /// All objects in one look.
@@ -52,21 +49,6 @@ pub(super) struct View {
     pub(super) objects: Vec<Judged>,
     /// Kinds whose first listing is not complete.
     pub(super) unlisted: Vec<String>,
-}
-
-/// One finding and the object that it is held against.
-#[derive(Debug)]
-pub(super) struct Blame {
-    pub(super) object: String,
-    pub(super) finding: Finding,
-}
-
-/// What follows from a look.
-#[derive(Debug)]
-pub(super) enum Verdict {
-    Wait,
-    Ready(Vec<String>),
-    Failed(Vec<Blame>),
 }
 
 /// What was observed so far.
@@ -84,10 +66,16 @@ pub(super) struct State {
     /// The last findings with a log of each object, for when the pods are gone.
     remembered: BTreeMap<ObjectId, Finding>,
     restarts: BTreeMap<String, i64>,
+    settle: Settle,
 }
 
 impl State {
-    pub(super) fn new(applied: &[AppliedObject], scopes: &[Scope], actor: &Actor) -> Self {
+    pub(super) fn new(
+        applied: &[AppliedObject],
+        scopes: &[Scope],
+        actor: &Actor,
+        began: jiff::Timestamp,
+    ) -> Self {
         let mut unlisted = BTreeMap::new();
         for scope in scopes {
             *unlisted.entry(scope.gvk.clone()).or_insert(0) += 1;
@@ -103,6 +91,7 @@ impl State {
             completed: BTreeSet::new(),
             remembered: BTreeMap::new(),
             restarts: BTreeMap::new(),
+            settle: Settle::new(began),
         }
     }
 
@@ -184,14 +173,26 @@ impl State {
         View { objects, unlisted }
     }
 
-    fn is_blind(&self, gvk: &Gvk, now: Instant) -> bool {
-        self.blind
-            .get(gvk)
-            .is_some_and(|(since, _, _)| now.duration_since(*since) >= REFUSED)
+    /// Says whether an applied kind cannot be watched at all.
+    pub(super) fn is_refused(&self, gvk: &Gvk) -> bool {
+        self.blind.contains_key(gvk) && self.unlisted.contains_key(gvk)
+    }
+
+    /// Who watches.
+    pub(super) fn actor(&self) -> &str {
+        &self.actor
+    }
+
+    /// How often containers of the new revisions were started again, by their title.
+    pub(super) fn restarts(&self) -> impl Iterator<Item = (&String, &i64)> {
+        self.restarts.iter()
     }
 
     fn judge_one(&mut self, applied: &AppliedObject, now: Instant) -> Judged {
-        let standing = self.standing(applied, now);
+        let mut standing = self.standing(applied, now);
+        if self.holds(applied, &standing, now) {
+            standing = Standing::Pending("ready; waiting a moment whether it stays so".to_owned());
+        }
         let mut judged = Judged {
             id: applied.id.clone(),
             failed_for: Duration::ZERO,
@@ -224,6 +225,15 @@ impl State {
             .collect();
         self.remember(&mut judged);
         judged
+    }
+
+    /// Says whether pods show that a workload is not as ready as it says.
+    fn holds(&mut self, applied: &AppliedObject, standing: &Standing, now: Instant) -> bool {
+        if applied.id.gvk.is("batch", "Job") {
+            return false;
+        }
+        let pods = cause::pods_of(applied, &self.world);
+        self.settle.holds(&applied.id, standing, &pods, now)
     }
 
     fn standing(&self, applied: &AppliedObject, now: Instant) -> Standing {
@@ -325,139 +335,5 @@ impl State {
                 }
             }
         }
-    }
-
-    /// Says what follows.
-    pub(super) fn verdict(&self, view: &View, now: Instant) -> Verdict {
-        if !view.unlisted.is_empty() {
-            return Verdict::Wait;
-        }
-        let blames: Vec<Blame> = view
-            .objects
-            .iter()
-            .flat_map(|judged| self.blames(judged, now))
-            .collect();
-        if !blames.is_empty() {
-            return Verdict::Failed(blames);
-        }
-        if view
-            .objects
-            .iter()
-            .all(|judged| judged.standing == Standing::Ready)
-        {
-            return Verdict::Ready(self.warnings(view));
-        }
-        Verdict::Wait
-    }
-
-    /// What makes an object's failure final; empty when nothing does.
-    fn blames(&self, judged: &Judged, now: Instant) -> Vec<Blame> {
-        let object = judged.id.to_string();
-        let blame = |finding: &Finding| Blame {
-            object: object.clone(),
-            finding: finding.clone(),
-        };
-        let last: Vec<Blame> = judged
-            .findings
-            .iter()
-            .filter(|(finding, seen)| finding.is_final(*seen))
-            .map(|(finding, _)| blame(finding))
-            .collect();
-        let Standing::Failed(why) = &judged.standing else {
-            return last;
-        };
-        if !last.is_empty() {
-            return last;
-        }
-        if judged.failed_for < OWN_WORD {
-            return Vec::new();
-        }
-        let own = self.own_word(judged, why, now);
-        if judged.findings.is_empty() {
-            return vec![Blame {
-                object,
-                finding: own,
-            }];
-        }
-        judged
-            .findings
-            .iter()
-            .map(|(finding, _)| {
-                let mut blamed = blame(finding);
-                blamed.finding.evidence.insert(0, own.message.clone());
-                blamed
-            })
-            .collect()
-    }
-
-    fn own_word(&self, judged: &Judged, why: &str, now: Instant) -> Finding {
-        let id = &judged.id;
-        if self.is_blind(&id.gvk, now) && self.unlisted.contains_key(&id.gvk) {
-            let message = format!(
-                "{id} cannot be watched as {}: the rights list and watch for {} are missing",
-                self.actor, id.gvk
-            );
-            let mut finding = Finding::new("cannot_watch", "", message);
-            finding.evidence.push(why.to_owned());
-            finding.hint = Some("grant the job's user or groups get, list and watch for this kind");
-            return finding;
-        }
-        let kind = if why.starts_with("ProgressDeadlineExceeded") {
-            "progress_deadline"
-        } else if why.contains("is gone") || why.contains("does not exist any more") {
-            "replaced"
-        } else {
-            "failed"
-        };
-        Finding::new(kind, "", format!("{id} {}", sentence(why)))
-    }
-
-    fn warnings(&self, view: &View) -> Vec<String> {
-        let notes = view.objects.iter().filter_map(|judged| {
-            let note = judged.note.as_ref()?;
-            Some(format!("{} {note}", judged.id))
-        });
-        let restarts = self.restarts.iter().map(|(name, count)| {
-            let times = if *count == 1 { "time" } else { "times" };
-            format!("{name} was restarted {count} {times}")
-        });
-        notes.chain(restarts).collect()
-    }
-
-    /// What was seen of each object that is not ready, for the deadline: causes first.
-    pub(super) fn unfinished(&self, view: &View) -> Vec<Blame> {
-        let mut known = Vec::new();
-        let mut unknown = Vec::new();
-        for judged in &view.objects {
-            let why = match &judged.standing {
-                Standing::Ready => continue,
-                Standing::Pending(why) | Standing::Failed(why) => why,
-            };
-            let object = judged.id.to_string();
-            for (finding, _) in &judged.findings {
-                let mut finding = finding.clone();
-                finding.evidence.insert(0, format!("{object}: {why}"));
-                known.push(Blame {
-                    object: object.clone(),
-                    finding,
-                });
-            }
-            if judged.findings.is_empty() {
-                let message = format!("{object} is not ready: {why}");
-                let finding = Finding::new("not_ready", "", message);
-                unknown.push(Blame { object, finding });
-            }
-        }
-        known.append(&mut unknown);
-        known
-    }
-}
-
-/// Reasons of conditions are words of their own; those of ours go on the sentence.
-fn sentence(why: &str) -> String {
-    if why.starts_with(|first: char| first.is_ascii_uppercase()) {
-        format!("says: {why}")
-    } else {
-        why.to_owned()
     }
 }

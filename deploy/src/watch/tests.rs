@@ -233,6 +233,30 @@ async fn a_crash_that_heals_is_no_failure_and_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pod_without_a_probe_that_ends_right_after_start_does_not_count_as_ready() {
+    let shortly = |ready: &str| {
+        let Observation::Present(mut pod) = pod(json!({
+            "name": "app", "restartCount": 0, "ready": true, "state": {"running": {}},
+        })) else {
+            panic!("the builder makes an object");
+        };
+        pod["status"]["conditions"] = json!([{"type": "Ready", "status": ready}]);
+        Observation::Present(pod)
+    };
+    let run = rollout(vec![
+        (0, deployment(2, 0)),
+        (0, replica_set()),
+        (1_000, shortly("True")),
+        (1_000, deployment(2, 1)),
+        (1_900, crash(0)),
+        (2_000, deployment(2, 0)),
+        (40_000, crash(3)),
+    ])
+    .await;
+    assert_eq!(run.failed()[0].kind, "crash");
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_fourth_crash_is_the_verdict_and_brings_the_last_lines_redacted() {
     let mut script = Script::new(vec![
         (0, deployment(2, 0)),
