@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use proto::error::Place;
 use proto::ids::ClusterName;
 use proto::ids::DeployName;
 use proto::ids::Namespace;
@@ -14,6 +15,11 @@ use crate::bundle::InputError;
 use crate::image::ImageRef;
 use crate::secret::VaultPath;
 use crate::template::Template;
+use crate::yaml::core;
+
+mod fields;
+mod parse;
+mod secrets;
 
 /// The name of the spec's file inside a bundle.
 pub const SPEC_FILE: &str = "quaymaster.yaml";
@@ -75,6 +81,25 @@ pub struct Rollout {
 ///
 /// # Errors
 /// [`proto::error::Code::SpecInvalid`] with every place that is wrong.
-pub fn parse(_file: &[u8]) -> Result<Spec, InputError> {
-    panic!("not written yet")
+pub fn parse(file: &[u8]) -> Result<Spec, InputError> {
+    let root = core::document(file)
+        .map_err(|flaw| InputError::one(proto::error::Code::SpecInvalid, flaw.place(SPEC_FILE)))?;
+    parse::spec(&root)
 }
+
+/// Makes an error about the image `name` of a spec that was read from `file`.
+pub(crate) fn image_error(file: &[u8], name: &str, message: &str) -> Place {
+    let root = core::document(file).ok();
+    let images = root.as_ref().and_then(|root| root.get("images"));
+    let image = images.and_then(|images| images.get(name));
+    Place {
+        file: Some(SPEC_FILE.to_owned()),
+        line: image.map(|node| node.line),
+        column: image.map(|node| node.column),
+        path: Some(fields::join("images", name)),
+        message: message.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests;
