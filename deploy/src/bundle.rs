@@ -14,6 +14,9 @@ mod names;
 mod pax;
 mod walk;
 
+/// The name of the spec's file inside a bundle.
+pub(crate) const SPEC_FILE: &str = "quaymaster.yaml";
+
 /// What a gzip file starts with.
 const GZIP: &[u8] = &[0x1f, 0x8b];
 

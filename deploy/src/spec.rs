@@ -11,6 +11,7 @@ use proto::ids::ClusterName;
 use proto::ids::DeployName;
 use proto::ids::Namespace;
 
+use crate::bundle;
 use crate::bundle::InputError;
 use crate::image::ImageRef;
 use crate::secret::VaultPath;
@@ -22,7 +23,14 @@ mod parse;
 mod secrets;
 
 /// The name of the spec's file inside a bundle.
-pub const SPEC_FILE: &str = "quaymaster.yaml";
+pub const SPEC_FILE: &str = bundle::SPEC_FILE;
+
+/// Types of Secrets that are never written: credentials for the cluster itself, and Helm's records.
+pub(crate) const FORBIDDEN_TYPES: &[&str] = &[
+    "kubernetes.io/service-account-token",
+    "bootstrap.kubernetes.io/token",
+    "helm.sh/release.v1",
+];
 
 /// A valid spec.
 #[derive(Debug, Clone, PartialEq)]

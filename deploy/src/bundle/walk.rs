@@ -9,11 +9,11 @@ use tar::Header;
 use super::Bundle;
 use super::InputError;
 use super::Limits;
+use super::SPEC_FILE;
 use super::names::Kind;
 use super::names::Names;
 use super::pax;
 use super::pax::Pax;
-use crate::spec::SPEC_FILE;
 
 const BLOCK: usize = 512;
 /// Bytes that one extended header may have.

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 
 use proto::ids::dns_subdomain;
 
+use super::FORBIDDEN_TYPES;
 use super::SecretSpec;
 use super::Source;
 use super::fields::Errors;
@@ -18,13 +19,6 @@ use crate::template::Template;
 use crate::yaml::shown;
 
 const OPAQUE: &str = "Opaque";
-
-/// Types that are never written: they are credentials for the cluster itself or Helm's own records.
-pub(crate) const FORBIDDEN: &[&str] = &[
-    "kubernetes.io/service-account-token",
-    "bootstrap.kubernetes.io/token",
-    "helm.sh/release.v1",
-];
 
 /// What a type of Kubernetes needs and takes.
 struct Shape {
@@ -101,7 +95,7 @@ fn kind(fields: &Fields<'_>, errors: &mut Errors) -> Option<String> {
         return Some(OPAQUE.to_owned());
     };
     let text = spot.text(errors)?;
-    let problem = if FORBIDDEN.contains(&text) {
+    let problem = if FORBIDDEN_TYPES.contains(&text) {
         "Secrets of this type are never written"
     } else if text != OPAQUE && text.eq_ignore_ascii_case(OPAQUE) {
         "the type is written 'Opaque'"
