@@ -14,11 +14,11 @@ mod names;
 mod pax;
 mod walk;
 
+/// The name of the spec's file inside a bundle.
+pub(crate) const SPEC_FILE: &str = "quaymaster.yaml";
+
 /// What a gzip file starts with.
 const GZIP: &[u8] = &[0x1f, 0x8b];
-
-/// The name of the spec's file inside a bundle.
-pub const SPEC_FILE: &str = "quaymaster.yaml";
 
 /// Sizes that a bundle may have; configuration values with these defaults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,28 +1,35 @@
 //! Manifests of a bundle as objects: read as kubectl reads them, refused where two readings exist.
 //!
 //! Called by [`crate::request`]. The objects that come out are the very ones that are decided on and
-//! applied.
-
-mod rules;
+//! applied. [`object`] checks one object, [`names`] its metadata.
 
 use std::collections::BTreeMap;
-use std::collections::HashMap;
+use std::collections::BTreeSet;
+use std::collections::btree_map::Entry;
 
 use proto::error::Code;
+use proto::error::Place;
 use serde_json::Value;
 
 use crate::bundle::Bundle;
 use crate::bundle::InputError;
-use crate::object::Gvk;
 use crate::object::Object;
-use crate::object::ObjectId;
 use crate::object::Origin;
-use crate::object::text;
+use crate::spec::SPEC_FILE;
 use crate::yaml::Flaw;
 use crate::yaml::FlawKind;
 use crate::yaml::legacy;
-use crate::yaml::legacy::Budget;
 use crate::yaml::legacy::Form;
+use crate::yaml::tree::Budget;
+use crate::yaml::tree::Node;
+
+mod names;
+mod object;
+
+/// Objects of one bundle.
+const MAX_OBJECTS: usize = 10_000;
+/// Errors after which reading stops.
+const MAX_PLACES: usize = 100;
 
 /// What was read.
 #[derive(Debug, Default, PartialEq)]
@@ -33,235 +40,245 @@ pub struct Manifests {
     pub notes: Vec<String>,
 }
 
-/// Objects that one run may have.
-const MAX_OBJECTS: usize = 10_000;
-/// Bytes of one object as JSON; the server's own limit decides below that.
-const MAX_OBJECT: usize = 3 << 20;
-
 /// Reads files and folders of a bundle.
 ///
 /// # Errors
 /// [`proto::error::Code::ManifestInvalid`] or `TooLarge` with file, line and what is wrong.
 pub fn read(bundle: &Bundle, paths: &[String]) -> Result<Manifests, InputError> {
     let mut reader = Reader::default();
-    let mut budget = Budget::default();
-    for file in files(bundle, paths)? {
-        let content = bundle
-            .files
-            .get(&file)
-            .map(Vec::as_slice)
-            .unwrap_or_default();
-        let form = if has_ending(&file, &[".json"]) {
+    let files = reader.files(bundle, paths);
+    for file in files {
+        let content = bundle.files.get(&file).map(Vec::as_slice);
+        reader.file(&file, content.unwrap_or_default())?;
+        if reader.places.len() >= MAX_PLACES {
+            break;
+        }
+    }
+    if reader.places.is_empty() && reader.read.objects.is_empty() && !paths.is_empty() {
+        let message = "the manifests hold no object; every document is empty";
+        reader.places.push(Place::message(message));
+    }
+    if reader.places.is_empty() {
+        Ok(reader.read)
+    } else {
+        Err(InputError {
+            code: Code::ManifestInvalid,
+            places: reader.places,
+        })
+    }
+}
+
+/// Group, kind, namespace and name: what the server takes for one object, whatever the version.
+type Identity = (String, String, Option<String>, String);
+
+#[derive(Default)]
+struct Reader {
+    read: Manifests,
+    places: Vec<Place>,
+    budget: Budget,
+    /// Where each identity is among the objects.
+    known: BTreeMap<Identity, usize>,
+}
+
+impl Reader {
+    /// Lists the files that the paths mean, each once, in the order of the spec.
+    fn files(&mut self, bundle: &Bundle, paths: &[String]) -> Vec<String> {
+        let mut seen = BTreeSet::new();
+        let mut files = Vec::new();
+        for (index, path) in paths.iter().enumerate() {
+            let found = resolve(bundle, path);
+            if found.is_empty() {
+                self.places.push(Place {
+                    file: Some(SPEC_FILE.to_owned()),
+                    path: Some(format!("manifests[{index}]")),
+                    ..Place::message(
+                        "the bundle has no such file, and no folder with *.yaml, *.yml or *.json",
+                    )
+                });
+            }
+            files.extend(found.into_iter().filter(|file| seen.insert(file.clone())));
+        }
+        files
+    }
+
+    fn file(&mut self, file: &str, content: &[u8]) -> Result<(), InputError> {
+        let form = if file.ends_with(".json") {
             Form::Json
         } else {
             Form::Yaml
         };
-        let documents =
-            legacy::documents(content, form, &mut budget).map_err(|flaw| wrong(flaw, &file))?;
-        for node in documents {
-            let body = legacy::value(&node).map_err(|flaw| wrong(flaw, &file))?;
-            reader.document(
-                body,
-                &Origin {
-                    file: file.clone(),
-                    line: node.line,
-                },
-            )?;
-        }
-    }
-    if !paths.is_empty() && reader.found.objects.is_empty() {
-        return Err(at(
-            "manifests",
-            0,
-            "the named files and folders hold no object (*.yaml, *.yml, *.json)",
-        ));
-    }
-    reader.tell_dropped();
-    Ok(reader.found)
-}
-
-fn wrong(flaw: Flaw, file: &str) -> InputError {
-    let code = match flaw.kind {
-        FlawKind::Invalid => Code::ManifestInvalid,
-        FlawKind::TooLarge => Code::TooLarge,
-    };
-    InputError {
-        code,
-        places: vec![flaw.place(file)],
-    }
-}
-
-fn at(file: &str, line: u64, message: impl Into<String>) -> InputError {
-    InputError {
-        code: Code::ManifestInvalid,
-        places: vec![Flaw::new(line, 0, message).place(file)],
-    }
-}
-
-fn has_ending(path: &str, endings: &[&str]) -> bool {
-    endings.iter().any(|ending| path.ends_with(ending))
-}
-
-/// Lists the files that the paths name: each once, folders sorted, dot files of folders skipped.
-fn files(bundle: &Bundle, paths: &[String]) -> Result<Vec<String>, InputError> {
-    let mut files: Vec<String> = Vec::new();
-    for path in paths {
-        let mut named: Vec<String> = if bundle.files.contains_key(path) {
-            vec![path.clone()]
-        } else {
-            let prefix = if path.is_empty() {
-                String::new()
-            } else {
-                format!("{path}/")
-            };
-            let inner = |file: &&String| {
-                file.strip_prefix(&prefix)
-                    .is_some_and(|rest| !rest.split('/').any(|part| part.starts_with('.')))
-            };
-            let read = |file: &&String| {
-                has_ending(file, &[".yaml", ".yml", ".json"])
-                    && file.as_str() != crate::bundle::SPEC_FILE
-            };
-            bundle
-                .files
-                .keys()
-                .filter(inner)
-                .filter(read)
-                .cloned()
-                .collect()
+        let nodes = match legacy::documents(content, form, &mut self.budget) {
+            Ok(nodes) => nodes,
+            Err(flaw) => return self.flaw(flaw, file),
         };
-        if named.is_empty() {
-            let name = if path.is_empty() { "." } else { path };
-            return Err(at(
-                name,
-                0,
-                "the bundle has no such file, and no manifests in such a folder",
-            ));
+        for node in &nodes {
+            let value = match legacy::value(node) {
+                Ok(value) => value,
+                Err(flaw) => {
+                    self.flaw(flaw, file)?;
+                    continue;
+                }
+            };
+            self.expand(file, value, Some(node), node.line)?;
         }
-        named.sort();
-        named.retain(|file| !files.contains(file));
-        files.extend(named);
-    }
-    Ok(files)
-}
-
-/// What was read so far.
-#[derive(Default)]
-struct Reader {
-    found: Manifests,
-    seen: HashMap<ObjectId, usize>,
-    dropped: BTreeMap<&'static str, usize>,
-}
-
-impl Reader {
-    fn document(&mut self, body: Value, origin: &Origin) -> Result<(), InputError> {
-        let is_list = body
-            .get("kind")
-            .and_then(Value::as_str)
-            .is_some_and(|kind| kind.ends_with("List"));
-        match (is_list, body.get("items")) {
-            (true, Some(Value::Array(_))) => {
-                let Value::Object(mut list) = body else {
-                    return Ok(());
-                };
-                let Some(Value::Array(items)) = list.remove("items") else {
-                    return Ok(());
-                };
-                items
-                    .into_iter()
-                    .try_for_each(|item| self.document(item, origin))
-            }
-            _ => self.object(body, origin),
-        }
-    }
-
-    fn object(&mut self, mut body: Value, origin: &Origin) -> Result<(), InputError> {
-        let fail = |message: String| Err(at(&origin.file, origin.line, message));
-        let id = match identity(&body) {
-            Ok(id) => id,
-            Err(message) => return fail(message),
-        };
-        rules::check(&id, &body).or_else(fail)?;
-        for name in rules::drop_server_fields(&mut body) {
-            *self.dropped.entry(name).or_default() += 1;
-        }
-        rules::encode_string_data(&id, &mut body).or_else(fail)?;
-        if body.to_string().len() > MAX_OBJECT {
-            return Err(InputError {
-                code: Code::TooLarge,
-                ..at(&origin.file, origin.line, "the object is larger than 3 MiB")
-            });
-        }
-        if let Some(first) = self
-            .seen
-            .get(&id)
-            .and_then(|index| self.found.objects.get(*index))
-        {
-            if first.body == body {
-                self.found.notes.push(format!(
-                    "{id} stands twice, at {} and {origin}; it counts once",
-                    first.origin
-                ));
-                return Ok(());
-            }
-            let message = format!(
-                "{id} stands at {} already, with another content",
-                first.origin
-            );
-            return fail(message);
-        }
-        if self.found.objects.len() >= MAX_OBJECTS {
-            let message = format!("the bundle has more than {MAX_OBJECTS} objects");
-            return Err(InputError {
-                code: Code::TooLarge,
-                ..at(&origin.file, origin.line, message)
-            });
-        }
-        self.seen.insert(id.clone(), self.found.objects.len());
-        self.found.objects.push(Object {
-            id,
-            body,
-            origin: origin.clone(),
-        });
         Ok(())
     }
 
-    fn tell_dropped(&mut self) {
-        for (name, count) in &self.dropped {
-            self.found.notes.push(format!(
-                "{name} belongs to the server and was left out of {count} objects"
-            ));
+    /// Keeps an error; one about size ends the reading.
+    fn flaw(&mut self, flaw: Flaw, file: &str) -> Result<(), InputError> {
+        let kind = flaw.kind;
+        let place = flaw.place(file);
+        match kind {
+            FlawKind::TooLarge => Err(InputError::one(Code::TooLarge, place)),
+            FlawKind::Invalid => {
+                self.places.push(place);
+                Ok(())
+            }
         }
+    }
+
+    /// Takes an object, or every object of a list.
+    fn expand(
+        &mut self,
+        file: &str,
+        mut value: Value,
+        node: Option<&Node>,
+        line: u64,
+    ) -> Result<(), InputError> {
+        let Some(items) = list_items(&mut value) else {
+            return self.object(file, value, line);
+        };
+        let nodes = node
+            .and_then(|node| node.get("items"))
+            .and_then(Node::sequence)
+            .unwrap_or_default();
+        for (index, item) in items.into_iter().enumerate() {
+            let node = nodes.get(index);
+            self.expand(file, item, node, node.map_or(line, |node| node.line))?;
+        }
+        Ok(())
+    }
+
+    fn object(&mut self, file: &str, value: Value, line: u64) -> Result<(), InputError> {
+        if self.places.len() >= MAX_PLACES {
+            return Ok(());
+        }
+        let origin = Origin {
+            file: file.to_owned(),
+            line,
+        };
+        let checked = match object::object(value, origin) {
+            Ok(checked) => checked,
+            Err(error) if error.code == Code::TooLarge => return Err(error),
+            Err(error) => {
+                self.places.extend(error.places);
+                return Ok(());
+            }
+        };
+        self.read.notes.extend(checked.note);
+        self.keep(checked.object)
+    }
+
+    fn keep(&mut self, object: Object) -> Result<(), InputError> {
+        let id = &object.id;
+        let identity = (
+            id.gvk.group.clone(),
+            id.gvk.kind.clone(),
+            id.namespace.clone(),
+            id.name.clone(),
+        );
+        match self.known.entry(identity) {
+            Entry::Vacant(entry) => {
+                if self.read.objects.len() >= MAX_OBJECTS {
+                    let message = format!("the manifests hold more than {MAX_OBJECTS} objects");
+                    return Err(InputError::one(Code::TooLarge, Place::message(message)));
+                }
+                entry.insert(self.read.objects.len());
+                self.read.objects.push(object);
+            }
+            Entry::Occupied(entry) => {
+                let Some(first) = self.read.objects.get(*entry.get()) else {
+                    return Ok(()); // The map holds positions of kept objects only.
+                };
+                let (here, there) = (&object.origin, &first.origin);
+                if first.body == object.body {
+                    self.read
+                        .notes
+                        .push(format!("{id} at {here} repeats {there} and counts once"));
+                } else {
+                    let message = format!(
+                        "another object of this kind, namespace and name, with other content, is \
+                         at {there}"
+                    );
+                    self.places.push(object::place(here, None, message));
+                }
+            }
+        }
+        Ok(())
     }
 }
 
-fn identity(body: &Value) -> Result<ObjectId, String> {
-    let need = |path: &[&str]| {
-        let text = text(body, path);
-        if text.is_empty() {
-            Err(format!("the object has no {}", path.join(".")))
-        } else {
-            Ok(text)
+/// Lists the files that one path of the spec means.
+fn resolve(bundle: &Bundle, path: &str) -> Vec<String> {
+    let segments: Vec<_> = path
+        .split('/')
+        .filter(|segment| !segment.is_empty() && *segment != ".")
+        .collect();
+    let plain = segments.join("/");
+    if !path.ends_with('/') && bundle.files.contains_key(&plain) {
+        return vec![plain];
+    }
+    let prefix = match plain.as_str() {
+        "" => plain,
+        _ => format!("{plain}/"),
+    };
+    let wanted = |file: &&String| {
+        file.strip_prefix(&prefix).is_some_and(|below| {
+            let hidden = below.split('/').any(|segment| segment.starts_with('.'));
+            let ending = [".yaml", ".yml", ".json"];
+            !hidden && ending.iter().any(|ending| below.ends_with(ending))
+        })
+    };
+    let files = bundle.files.keys().filter(wanted);
+    // A folder that holds the spec too is a folder of manifests all the same.
+    files.filter(|file| *file != SPEC_FILE).cloned().collect()
+}
+
+/// Takes the items out of a list; `None` where it is none. Items of a typed list (`PodList`) may
+/// leave out what its kind says.
+fn list_items(value: &mut Value) -> Option<Vec<Value>> {
+    let kind = value.get("kind")?.as_str()?.to_owned();
+    let item_kind = kind.strip_suffix("List")?;
+    let api_version = value.get("apiVersion").cloned();
+    let items = match value.get_mut("items").map(Value::take) {
+        Some(Value::Array(items)) => items,
+        Some(Value::Null) | None if item_kind.is_empty() => Vec::new(),
+        other => {
+            // Put it back: this is an object that happens to be called so.
+            if let (Some(other), Some(object)) = (other, value.as_object_mut()) {
+                object.insert("items".to_owned(), other);
+            }
+            return None;
         }
     };
-    if !body.is_object() {
-        return Err("expected an object with apiVersion, kind and metadata".to_owned());
+    if item_kind.is_empty() {
+        return Some(items);
     }
-    let (api_version, kind) = (need(&["apiVersion"])?, need(&["kind"])?);
-    if text(body, &["metadata", "name"]).is_empty()
-        && !text(body, &["metadata", "generateName"]).is_empty()
-    {
-        return Err(
-            "generateName without name cannot be applied twice; give the object a name".to_owned(),
-        );
-    }
-    let name = need(&["metadata", "name"])?;
-    let namespace = text(body, &["metadata", "namespace"]);
-    Ok(ObjectId {
-        gvk: Gvk::new(api_version, kind),
-        namespace: (!namespace.is_empty()).then(|| namespace.to_owned()),
-        name: name.to_owned(),
-    })
+    let typed = |mut item: Value| {
+        if let Some(object) = item.as_object_mut()
+            && !object.contains_key("kind")
+            && !object.contains_key("apiVersion")
+        {
+            object.insert("kind".to_owned(), Value::from(item_kind));
+            object.extend(
+                api_version
+                    .clone()
+                    .map(|version| ("apiVersion".to_owned(), version)),
+            );
+        }
+        item
+    };
+    Some(items.into_iter().map(typed).collect())
 }
 
 #[cfg(test)]

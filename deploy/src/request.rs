@@ -9,12 +9,11 @@ use proto::report::Mode;
 
 use crate::bundle::Bundle;
 use crate::bundle::InputError;
-use crate::bundle::SPEC_FILE;
 use crate::image;
 use crate::manifest;
-use crate::manifest::Manifests;
 use crate::object::Object;
 use crate::spec;
+use crate::spec::SPEC_FILE;
 use crate::spec::Spec;
 
 /// What a caller asks for.
@@ -36,23 +35,18 @@ pub struct Request {
 /// Every error of the spec at once, else every error of the manifests, else images that nothing uses.
 pub fn read(bundle: &Bundle, mode: Mode) -> Result<Request, InputError> {
     let Some(file) = bundle.files.get(SPEC_FILE) else {
-        let message = format!(
-            "the bundle has no {SPEC_FILE} at its root; pack from inside the folder: tar -c -C DIR ."
-        );
-        return Err(InputError {
-            code: Code::SpecInvalid,
-            places: vec![Place::message(message)],
-        });
+        return Err(InputError::one(
+            Code::SpecInvalid,
+            Place::message(missing(bundle)),
+        ));
     };
     let spec = spec::parse(file)?;
-    let Manifests { mut objects, notes } = manifest::read(bundle, &spec.manifests)?;
-    let unused = image::substitute(&mut objects, &spec.images);
+    let mut manifests = manifest::read(bundle, &spec.manifests)?;
+    let unused = image::substitute(&mut manifests.objects, &spec.images);
     if !unused.is_empty() {
-        let place = |name: &String| Place {
-            file: Some(SPEC_FILE.to_owned()),
-            path: Some(format!("images.{name}")),
-            ..Place::message("no container of the manifests has an image of this name")
-        };
+        let message = "no container of the manifests has an image of this name; correct the name, \
+                       or leave it out";
+        let place = |name: &String| spec::image_error(file, name, message);
         return Err(InputError {
             code: Code::SpecInvalid,
             places: unused.iter().map(place).collect(),
@@ -61,7 +55,32 @@ pub fn read(bundle: &Bundle, mode: Mode) -> Result<Request, InputError> {
     Ok(Request {
         mode,
         spec,
-        objects,
-        notes,
+        objects: manifests.objects,
+        notes: manifests.notes,
     })
 }
+
+/// Says where the spec may have gone.
+fn missing(bundle: &Bundle) -> String {
+    let at_root = "quaymaster.yaml has to be at the root of the bundle";
+    if bundle.files.is_empty() {
+        return format!("the bundle has no files; {at_root}");
+    }
+    let is_lookalike = |path: &&String| {
+        let name = path.rsplit('/').next().unwrap_or_default();
+        ["quaymaster.yaml", "quaymaster.yml"]
+            .iter()
+            .any(|other| name.eq_ignore_ascii_case(other))
+    };
+    match bundle.files.keys().find(is_lookalike) {
+        Some(path) if path.contains('/') => format!(
+            "{at_root}, but it is in a folder; pack from inside that folder: \
+             `tar -C <folder> -c .`"
+        ),
+        Some(_) => format!("{at_root}, and has to be written exactly so"),
+        None => format!("the bundle has no quaymaster.yaml; {at_root}"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

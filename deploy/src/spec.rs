@@ -3,20 +3,34 @@
 //! Called by [`crate::request`]. Everything that can be known without Vault and Kubernetes is
 //! checked here, all errors at once, and no error quotes the file.
 
-mod read;
-mod secrets;
-
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use proto::error::Place;
 use proto::ids::ClusterName;
 use proto::ids::DeployName;
 use proto::ids::Namespace;
 
+use crate::bundle;
 use crate::bundle::InputError;
 use crate::image::ImageRef;
 use crate::secret::VaultPath;
 use crate::template::Template;
+use crate::yaml::core;
+
+mod fields;
+mod parse;
+mod secrets;
+
+/// The name of the spec's file inside a bundle.
+pub const SPEC_FILE: &str = bundle::SPEC_FILE;
+
+/// Types of Secrets that are never written: credentials for the cluster itself, and Helm's records.
+pub(crate) const FORBIDDEN_TYPES: &[&str] = &[
+    "kubernetes.io/service-account-token",
+    "bootstrap.kubernetes.io/token",
+    "helm.sh/release.v1",
+];
 
 /// A valid spec.
 #[derive(Debug, Clone, PartialEq)]
@@ -76,5 +90,24 @@ pub struct Rollout {
 /// # Errors
 /// [`proto::error::Code::SpecInvalid`] with every place that is wrong.
 pub fn parse(file: &[u8]) -> Result<Spec, InputError> {
-    read::spec(file)
+    let root = core::document(file)
+        .map_err(|flaw| InputError::one(proto::error::Code::SpecInvalid, flaw.place(SPEC_FILE)))?;
+    parse::spec(&root)
 }
+
+/// Makes an error about the image `name` of a spec that was read from `file`.
+pub(crate) fn image_error(file: &[u8], name: &str, message: &str) -> Place {
+    let root = core::document(file).ok();
+    let images = root.as_ref().and_then(|root| root.get("images"));
+    let image = images.and_then(|images| images.get(name));
+    Place {
+        file: Some(SPEC_FILE.to_owned()),
+        line: image.map(|node| node.line),
+        column: image.map(|node| node.column),
+        path: Some(fields::join("images", name)),
+        message: message.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,149 +1,368 @@
-//! Manifests as kubectl reads them, and what is refused.
+//! What manifests are taken, changed and refused, sentence by sentence of the contract.
 
 use serde_json::json;
 
 use super::*;
 
+const MAP: &str = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n";
+
 fn bundle(files: &[(&str, &str)]) -> Bundle {
-    let files = files
+    let own = |(path, content): &(&str, &str)| ((*path).to_owned(), content.as_bytes().to_vec());
+    Bundle {
+        files: files.iter().map(own).collect(),
+    }
+}
+
+fn all(files: &[(&str, &str)]) -> Result<Manifests, InputError> {
+    read(&bundle(files), &[".".to_owned()])
+}
+
+fn one(text: &str) -> Result<Manifests, InputError> {
+    all(&[("a.yaml", text)])
+}
+
+/// The paths inside the object of every error.
+fn wrong(text: &str) -> Vec<String> {
+    let error = one(text).expect_err(text);
+    assert_eq!(error.code, Code::ManifestInvalid, "{text}");
+    let path = |place: Place| {
+        assert_eq!(place.file.as_deref(), Some("a.yaml"));
+        assert!(place.line.is_some());
+        place.path.unwrap_or_default()
+    };
+    error.places.into_iter().map(path).collect()
+}
+
+fn map(name: &str) -> String {
+    MAP.replace("name: a", &format!("name: {name}"))
+}
+
+fn places(read: &Manifests) -> Vec<String> {
+    read.objects
         .iter()
-        .map(|(name, text)| ((*name).to_owned(), text.as_bytes().to_vec()))
-        .collect();
-    Bundle { files }
-}
-
-fn read_one(text: &str) -> Result<Manifests, InputError> {
-    read(&bundle(&[("k8s/a.yaml", text)]), &["k8s".to_owned()])
-}
-
-fn refusal(text: &str) -> String {
-    let error = read_one(text).expect_err("it is refused");
-    error
-        .places
-        .into_iter()
-        .map(|place| place.message)
+        .map(|object| object.origin.to_string())
         .collect()
 }
 
-const MAP: &str = "apiVersion: v1\nkind: ConfigMap\nmetadata: { name: a }\n";
-
 #[test]
-fn folders_are_read_sorted_and_each_file_once() {
-    let map =
-        |name: &str| format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{ name: {name} }}\n");
-    let (a, b, c) = (map("a"), map("b"), map("c"));
+fn folders_are_read_recursively_in_order_without_dot_files() {
+    let (a, b, c, d) = (map("a"), map("b"), map("c"), map("d"));
     let files = [
-        ("k8s/z.yaml", a.as_str()),
-        ("k8s/sub/b.yml", &b),
-        ("k8s/.hidden.yaml", "x"),
-        ("k8s/notes.txt", "x"),
-        ("one.txt", &c),
+        ("k8s/b.yaml", b.as_str()),
+        ("k8s/a/z.yml", &a),
+        (
+            "k8s/c.json",
+            r#"{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "j"}}"#,
+        ),
+        ("k8s/.hidden.yaml", "]"),
+        ("k8s/.git/x.yaml", "]"),
+        ("k8s/README.md", "]"),
+        ("k8s/values.YAML", "]"),
+        ("k8s-other/x.yaml", "]"),
+        ("extra.txt", &c),
+        ("quaymaster.yaml", "]"),
+        ("top.yaml", &d),
     ];
-    let paths = ["one.txt", "k8s", "k8s/z.yaml"].map(str::to_owned);
-    let found = read(&bundle(&files), &paths).expect("it is valid");
-    let names: Vec<&str> = found
-        .objects
-        .iter()
-        .map(|object| object.id.name.as_str())
-        .collect();
-    assert_eq!(names, ["c", "b", "a"]);
+    let listed = |paths: &[&str]| {
+        let paths: Vec<_> = paths.iter().map(|path| (*path).to_owned()).collect();
+        read(&bundle(&files), &paths)
+    };
+    let folder = ["k8s/a/z.yml:1", "k8s/b.yaml:1", "k8s/c.json:1"];
+    for path in ["k8s", "k8s/", "./k8s/", "k8s/."] {
+        assert_eq!(places(&listed(&[path]).expect("valid")), folder, "{path}");
+    }
+    let mixed = listed(&["extra.txt", "k8s/b.yaml", "k8s"]).expect("valid");
+    assert_eq!(
+        places(&mixed),
+        [
+            "extra.txt:1",
+            "k8s/b.yaml:1",
+            "k8s/a/z.yml:1",
+            "k8s/c.json:1"
+        ]
+    );
+    assert!(mixed.notes.is_empty());
+    for path in ["gone", "k8", "k8s/README", "extra.txt/", "k8s/b.yaml/x"] {
+        let error = listed(&["k8s", path]).expect_err(path);
+        assert_eq!(error.places[0].path.as_deref(), Some("manifests[1]"));
+        assert_eq!(error.places[0].file.as_deref(), Some(SPEC_FILE));
+    }
+    let hidden = listed(&["k8s/.git"]);
+    assert!(hidden.is_err(), "named, so it is read: {hidden:?}");
 }
 
 #[test]
-fn lists_documents_and_empty_documents() {
+fn files_without_any_object_are_an_error() {
+    assert!(one("# nothing\n---\n").is_err());
+    assert!(one("apiVersion: v1\nkind: List\nitems: []\n").is_err());
+}
+
+#[test]
+fn documents_and_lists_become_objects_with_their_lines() {
     let text = format!(
-        "---\n# nothing\n---\n{MAP}---\napiVersion: v1\nkind: List\nitems:\n- {{apiVersion: v1, kind: ConfigMap, metadata: {{name: b}}}}\n"
+        "{MAP}---\n# empty\n---\napiVersion: v1\nkind: List\nitems:\n- {{apiVersion: v1, kind: Pod, \
+         metadata: {{name: p}}}}\n- apiVersion: v1\n  kind: PodList\n  items:\n  - metadata:\n      name: q\n"
     );
-    let found = read_one(&text).expect("it is valid");
-    assert_eq!(found.objects.len(), 2);
-    assert_eq!(found.objects[0].origin.line, 4);
+    let read = one(&text).expect("valid");
+    assert_eq!(places(&read), ["a.yaml:1", "a.yaml:10", "a.yaml:14"]);
+    assert_eq!(read.objects[2].id.to_string(), "v1/Pod q");
 }
 
 #[test]
-fn what_belongs_to_the_server_is_dropped_and_told() {
-    let found = read_one("apiVersion: v1\nkind: ConfigMap\nmetadata: { name: a, uid: x, resourceVersion: '1' }\nstatus: {}\n").expect("valid");
-    assert_eq!(
-        found.objects[0].body,
-        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}})
-    );
-    assert_eq!(found.notes.len(), 3);
-}
-
-#[test]
-fn the_same_object_twice_counts_once_and_two_different_ones_are_refused() {
-    assert_eq!(
-        read_one(&format!("{MAP}---\n{MAP}")).map(|found| (found.objects.len(), found.notes.len())),
-        Ok((1, 1))
-    );
-    assert!(refusal(&format!("{MAP}---\n{MAP}data: {{ x: y }}\n")).contains("k8s/a.yaml:1"));
-}
-
-#[test]
-fn string_data_becomes_data() {
-    let found =
-        read_one("apiVersion: v1\nkind: Secret\nmetadata: { name: a }\nstringData: { k: v }\n")
-            .expect("valid");
-    assert_eq!(found.objects[0].body["data"], json!({"k": "dg=="}));
-    assert_eq!(found.objects[0].body.get("stringData"), None);
-    assert!(
-        refusal("apiVersion: v1\nkind: Secret\nmetadata: { name: a }\nstringData: { k: 1 }\n")
-            .contains("quotes")
-    );
-}
-
-#[test]
-fn refused_objects_say_why() {
-    for (text, word) in [
-        ("kind: ConfigMap\nmetadata: { name: a }\n", "apiVersion"),
-        ("apiVersion: v1\nmetadata: { name: a }\n", "kind"),
-        (
-            "apiVersion: v1\nkind: Pod\nmetadata: { generateName: a- }\n",
-            "generateName",
-        ),
-        ("apiVersion: v1\nkind: Pod\nmetadata: {}\n", "metadata.name"),
-        (
-            "apiVersion: v1\nkind: Namespace\nmetadata: { name: a, namespace: b }\n",
-            "no namespace",
-        ),
-        (
-            "apiVersion: v1\nkind: Pod\nmetadata: { name: a, finalizers: [x] }\n",
-            "finalizers",
-        ),
-        (
-            "apiVersion: v1\nkind: Pod\nmetadata: { name: a, labels: { state.quaymaster.dev/x: y } }\n",
-            "belongs to the agent",
-        ),
-        (
-            "apiVersion: v1\nkind: Pod\nmetadata: { name: a, annotations: { quaymaster.dev/x: y } }\n",
-            "does not exist",
-        ),
-        (
-            "apiVersion: v1\nkind: Secret\nmetadata: { name: a }\ntype: helm.sh/release.v1\n",
-            "never",
-        ),
-        ("- 1\n", "expected an object"),
-        (
-            "apiVersion: v1\nkind: ConfigMap\nkind: Pod\nmetadata: { name: a }\n",
-            "twice",
-        ),
-    ] {
-        let message = refusal(text);
-        assert!(message.contains(word), "{word}: {message}");
+fn a_kind_that_only_sounds_like_a_list_is_an_object() {
+    for items in ["", "items: {a: b}\n", "items: 1\n"] {
+        let text = format!("apiVersion: x.io/v1\nkind: AllowList\nmetadata: {{name: a}}\n{items}");
+        assert_eq!(
+            one(&text).expect("valid").objects[0].id.gvk.kind,
+            "AllowList"
+        );
     }
 }
 
 #[test]
-fn values_are_read_as_kubectl_reads_them() {
-    let found = read_one(&format!("{MAP}x: [on, 0644, 1_000, 1.0, 1e3, ~]\n")).expect("valid");
+fn identity_is_needed() {
+    assert_eq!(wrong("kind: Pod\nmetadata: {name: a}\n"), ["apiVersion"]);
+    assert_eq!(wrong("apiVersion: v1\nmetadata: {name: a}\n"), ["kind"]);
+    assert_eq!(wrong("apiVersion: v1\nkind: Pod\n"), ["metadata"]);
     assert_eq!(
-        found.objects[0].body["x"],
-        json!([true, 420, 1000, 1, 1000, null])
+        wrong("apiVersion: v1\nkind: Pod\nmetadata: {}\n"),
+        ["metadata.name"]
+    );
+    assert_eq!(wrong("a: b\n").len(), 3);
+    assert_eq!(wrong("[a]\n"), [""]);
+    assert_eq!(wrong("text\n"), [""]);
+    for name in [
+        "1", "true", "''", "~", "[a]", "a/b", "..", ".", "'a b'", "'a%2f'",
+    ] {
+        let text = format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\n");
+        assert_eq!(wrong(&text), ["metadata.name"], "{name}");
+    }
+    for version in ["1", "'/v1'", "a/b/c", "V1", "apps/", "v1.2"] {
+        let text = format!("apiVersion: {version}\nkind: Pod\nmetadata: {{name: a}}\n");
+        assert_eq!(wrong(&text), ["apiVersion"], "{version}");
+    }
+    for kind in ["pod", "Po-d", "1", "true"] {
+        let text = format!("apiVersion: v1\nkind: {kind}\nmetadata: {{name: a}}\n");
+        assert_eq!(wrong(&text), ["kind"], "{kind}");
+    }
+    let role = "apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata: {name: 'a:b'}\n";
+    assert!(one(role).is_ok());
+}
+
+#[test]
+fn every_error_of_every_object_is_told() {
+    let error = one("a: b\n---\nc: d\n").expect_err("wrong");
+    let lines: Vec<_> = error.places.iter().filter_map(|place| place.line).collect();
+    assert_eq!(lines, [1, 1, 1, 3, 3, 3]);
+}
+
+#[test]
+fn generated_names_are_refused_without_a_name() {
+    let text = "apiVersion: v1\nkind: Pod\nmetadata: {generateName: a-}\n";
+    assert_eq!(wrong(text), ["metadata.generateName"]);
+    assert!(one(&text.replace("a-}", "a-, name: a}")).is_ok());
+}
+
+#[test]
+fn what_the_server_owns_is_dropped_with_a_note() {
+    let text = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: a\n  managedFields: []\n  resourceVersion: '1'\n  uid: u\n  creationTimestamp: null\n  generation: 1\n  selfLink: x\n  labels: {a: b}\nstatus: {phase: x}\n";
+    let read = one(text).expect("valid");
+    assert_eq!(
+        read.objects[0].body,
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "labels": {"a": "b"}}})
+    );
+    assert_eq!(read.notes.len(), 1);
+    for field in [
+        "managedFields",
+        "resourceVersion",
+        "uid",
+        "creationTimestamp",
+        "generation",
+        "selfLink",
+        "status",
+    ] {
+        assert!(read.notes[0].contains(field), "{field}");
+    }
+}
+
+#[test]
+fn owners_and_finalizers_are_refused() {
+    for field in [
+        "ownerReferences: [{name: x}]",
+        "finalizers: [x]",
+        "finalizers: x",
+    ] {
+        let text = format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: a, {field}}}\n");
+        assert_eq!(wrong(&text).len(), 1, "{field}");
+    }
+}
+
+#[test]
+fn names_of_ours_are_refused_on_objects_and_templates() {
+    for name in [
+        "state.quaymaster.dev/source",
+        "applyset.kubernetes.io/part-of",
+        "quaymaster.dev/wait",
+        "other.quaymaster.dev/x",
+    ] {
+        for field in ["labels", "annotations"] {
+            let metadata = format!("{{name: a, {field}: {{{name}: x}}}}");
+            let text = format!("apiVersion: v1\nkind: Pod\nmetadata: {metadata}\n");
+            assert_eq!(wrong(&text), [format!("metadata.{field}")], "{name}");
+            let text = format!(
+                "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: a}}\nspec: {{template: {{metadata: {metadata}}}}}\n"
+            );
+            assert_eq!(
+                wrong(&text),
+                [format!("spec.template.metadata.{field}")],
+                "{name}"
+            );
+        }
+    }
+    let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: a, labels: {notquaymaster.dev/x: v, quaymaster.dev: w}}\n";
+    assert!(one(text).is_ok());
+}
+
+#[test]
+fn labels_and_annotations_are_text() {
+    for value in ["1", "on", "1.0", "~", "[a]"] {
+        let text =
+            format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: a, labels: {{x: {value}}}}}\n");
+        assert_eq!(wrong(&text), ["metadata.labels"], "{value}");
+    }
+}
+
+#[test]
+fn identical_objects_count_once_and_different_ones_are_refused() {
+    let read = all(&[("a.yaml", MAP), ("b.yaml", &format!("---\n{MAP}"))]).expect("valid");
+    assert_eq!(read.objects.len(), 1);
+    assert!(read.notes[0].contains("a.yaml:1") && read.notes[0].contains("b.yaml:2"));
+    let empty = MAP.replace("name: a", "name: a, namespace: ''");
+    assert_eq!(
+        all(&[("a.yaml", MAP), ("b.yaml", &empty)])
+            .expect("valid")
+            .objects
+            .len(),
+        1
+    );
+    let other = format!("{MAP}data: {{x: y}}\n");
+    let error = all(&[("a.yaml", MAP), ("b.yaml", &other)]).expect_err("different");
+    assert_eq!(error.places[0].file.as_deref(), Some("b.yaml"));
+    assert!(error.places[0].message.contains("a.yaml:1"));
+    let versions = |version: &str| {
+        format!("apiVersion: apps/{version}\nkind: Deployment\nmetadata: {{name: a}}\n")
+    };
+    let error = all(&[
+        ("a.yaml", &versions("v1")),
+        ("b.yaml", &versions("v1beta1")),
+    ]);
+    assert!(error.is_err());
+    let elsewhere = MAP.replace("name: a", "name: a, namespace: other");
+    assert_eq!(
+        all(&[("a.yaml", MAP), ("b.yaml", &elsewhere)])
+            .expect("valid")
+            .objects
+            .len(),
+        2
     );
 }
 
 #[test]
-fn nothing_found_is_an_error() {
-    assert!(read(&bundle(&[("k8s/readme.txt", "x")]), &["k8s".to_owned()]).is_err());
-    assert!(read(&bundle(&[("k8s/a.yaml", "# empty\n")]), &["k8s".to_owned()]).is_err());
-    assert_eq!(read(&bundle(&[]), &[]), Ok(Manifests::default()));
+fn namespaces_are_kept_as_written_and_empty_ones_are_none() {
+    for (namespace, expected) in [("ns", Some("ns")), ("''", None), ("~", None)] {
+        let text = MAP.replace("name: a", &format!("name: a, namespace: {namespace}"));
+        let read = one(&text).expect("valid");
+        assert_eq!(read.objects[0].id.namespace.as_deref(), expected);
+        let written = read.objects[0]
+            .body
+            .pointer("/metadata/namespace")
+            .and_then(Value::as_str);
+        assert_eq!(written, expected);
+    }
+    for namespace in ["1", "A", "a.b", "[a]"] {
+        let text = MAP.replace("name: a", &format!("name: a, namespace: {namespace}"));
+        assert_eq!(wrong(&text), ["metadata.namespace"], "{namespace}");
+    }
+}
+
+#[test]
+fn a_namespace_on_a_cluster_scoped_kind_is_refused() {
+    for (version, kind) in [
+        ("v1", "Namespace"),
+        ("v1", "PersistentVolume"),
+        ("rbac.authorization.k8s.io/v1", "ClusterRole"),
+        ("apiextensions.k8s.io/v1", "CustomResourceDefinition"),
+    ] {
+        let text =
+            format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: a, namespace: b}}\n");
+        assert_eq!(wrong(&text), ["metadata.namespace"], "{kind}");
+        assert!(one(&text.replace(", namespace: b", "")).is_ok());
+    }
+}
+
+#[test]
+fn secrets_are_written_as_data_and_some_types_never() {
+    let secret =
+        |rest: &str| format!("apiVersion: v1\nkind: Secret\nmetadata: {{name: a}}\n{rest}\n");
+    let read = one(&secret("stringData: {a: hi, b: ''}\ndata: {c: aGk=}")).expect("valid");
+    assert_eq!(
+        read.objects[0].body["data"],
+        json!({"a": "aGk=", "b": "", "c": "aGk="})
+    );
+    assert_eq!(read.objects[0].body.get("stringData"), None);
+    for kind in [
+        "kubernetes.io/service-account-token",
+        "bootstrap.kubernetes.io/token",
+        "helm.sh/release.v1",
+        "7",
+    ] {
+        assert_eq!(wrong(&secret(&format!("type: {kind}"))), ["type"], "{kind}");
+    }
+    assert_eq!(wrong(&secret("data: {a: 'not base64!'}")), ["data"]);
+    assert_eq!(wrong(&secret("data: {a: 1}")), ["data"]);
+    assert_eq!(wrong(&secret("data: [a]")), ["data"]);
+    assert_eq!(wrong(&secret("stringData: {a: 1}")), ["stringData"]);
+    assert_eq!(
+        wrong(&secret("stringData: {a: b}\ndata: {a: aGk=}")),
+        ["stringData"]
+    );
+    assert!(one(&secret("data: {a: \"aG\\nk=\\n\"}")).is_ok());
+    assert!(one(&secret("data:\nstringData:\n")).is_ok());
+}
+
+#[test]
+fn yaml_errors_name_file_and_line() {
+    for (text, line) in [
+        (format!("{MAP}a: 1\na: 2\n"), 5),
+        (format!("{MAP}a: [\n"), 4),
+        (format!("{MAP}---\n{MAP}b: .inf\n"), 8),
+    ] {
+        let error = one(&text).expect_err(&text);
+        assert_eq!(error.code, Code::ManifestInvalid);
+        assert_eq!(error.places[0].line, Some(line), "{text}");
+    }
+}
+
+#[test]
+fn sizes_are_limited() {
+    let many = |count: usize| {
+        (0..count)
+            .map(|name| map(&format!("n{name}")) + "---\n")
+            .collect::<String>()
+    };
+    assert_eq!(one(&many(10_000)).expect("valid").objects.len(), 10_000);
+    assert_eq!(one(&many(10_001)).expect_err("many").code, Code::TooLarge);
+    let big = |bytes: usize| format!("{MAP}data: {{x: {}}}\n", "y".repeat(bytes));
+    assert!(one(&big((3 << 20) - 100)).is_ok());
+    assert_eq!(one(&big(3 << 20)).expect_err("big").code, Code::TooLarge);
+}
+
+#[test]
+fn values_are_read_as_kubectl_reads_them() {
+    let text = format!("{MAP}data: {{a: on, b: 0644, c: 1.0, d: !!str on}}\n");
+    let read = one(&text).expect("valid");
+    assert_eq!(
+        read.objects[0].body["data"],
+        json!({"a": true, "b": 420, "c": 1, "d": "on"})
+    );
 }

@@ -1,264 +1,252 @@
 //! The `secrets` of a spec: names, types, keys and where each value comes from.
 //!
-//! Called by [`super::read`]. Everything that would make the API server or Vault refuse later and
-//! can be known now is refused here, before any credential is issued.
+//! Called by [`super::parse`]. What the API server would refuse later (a missing key of a type, a key
+//! name) is refused here, before any credential is issued.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use proto::ids::dns_subdomain;
 
+use super::FORBIDDEN_TYPES;
 use super::SecretSpec;
 use super::Source;
-use super::read::Reader;
-use super::read::join;
+use super::fields::Errors;
+use super::fields::Fields;
+use super::fields::Spot;
 use crate::secret::VaultPath;
 use crate::template::Template;
-use crate::yaml::tree::Node;
+use crate::yaml::shown;
 
-/// Types that are never written: they are the cluster's or Helm's own.
-const FORBIDDEN: [&str; 3] = [
-    "kubernetes.io/service-account-token",
-    "bootstrap.kubernetes.io/token",
-    "helm.sh/release.v1",
+const OPAQUE: &str = "Opaque";
+
+/// What a type of Kubernetes needs and takes.
+struct Shape {
+    name: &'static str,
+    needs: &'static [&'static str],
+    /// At least one of these.
+    one_of: &'static [&'static str],
+    also: &'static [&'static str],
+}
+
+const SHAPES: &[Shape] = &[
+    Shape {
+        name: "kubernetes.io/tls",
+        needs: &["tls.crt", "tls.key"],
+        one_of: &[],
+        also: &["ca.crt"],
+    },
+    Shape {
+        name: "kubernetes.io/dockerconfigjson",
+        needs: &[".dockerconfigjson"],
+        one_of: &[],
+        also: &[],
+    },
+    Shape {
+        name: "kubernetes.io/dockercfg",
+        needs: &[".dockercfg"],
+        one_of: &[],
+        also: &[],
+    },
+    Shape {
+        name: "kubernetes.io/basic-auth",
+        needs: &[],
+        one_of: &["username", "password"],
+        also: &[],
+    },
+    Shape {
+        name: "kubernetes.io/ssh-auth",
+        needs: &["ssh-privatekey"],
+        one_of: &[],
+        also: &["ssh-publickey", "known_hosts"],
+    },
 ];
 
-/// Reads the list.
-pub(super) fn list(reader: &mut Reader, node: &Node) -> Vec<SecretSpec> {
-    let Some(items) = node.sequence().filter(|items| !items.is_empty()) else {
-        reader.wrong(
-            node,
-            "secrets",
-            "expected a list of secrets that is not empty",
-        );
-        return Vec::new();
-    };
-    let mut secrets: Vec<SecretSpec> = Vec::new();
-    for (index, item) in items.iter().enumerate() {
-        let path = format!("secrets[{index}]");
-        let Some(secret) = one(reader, item, &path) else {
+/// Reads all Secrets.
+pub(super) fn secrets(spot: &Spot<'_>, errors: &mut Errors) -> Vec<SecretSpec> {
+    let mut names = BTreeSet::new();
+    let mut secrets = Vec::new();
+    for item in spot.items(errors) {
+        let known = &["name", "type", "keys", "rotate"];
+        let Some(fields) = item.fields(known, errors) else {
             continue;
         };
-        if secrets.iter().any(|other| other.name == secret.name) {
-            reader.wrong(item, &path, "another secret of the list has this name");
-        } else {
-            secrets.push(secret);
+        let name = fields.need("name", errors).and_then(|spot| {
+            let text = spot.text(errors)?;
+            spot.parsed(errors, dns_subdomain)?;
+            if !names.insert(text) {
+                errors.at(&spot, "another Secret above has this name");
+            }
+            Some(text.to_owned())
+        });
+        fields.refuse("rotate", errors);
+        let kind = kind(&fields, errors);
+        let keys = fields.need("keys", errors);
+        let keys = keys.map(|spot| keys_of(&spot, kind.as_deref(), errors));
+        if let (Some(name), Some(kind), Some(keys)) = (name, kind, keys) {
+            secrets.push(SecretSpec { name, kind, keys });
         }
     }
     secrets
 }
 
-fn one(reader: &mut Reader, node: &Node, path: &str) -> Option<SecretSpec> {
-    reader.fields(node, path, &["name", "type", "keys", "rotate"])?;
-    if let Some(rotate) = node.get("rotate") {
-        reader.wrong(
-            rotate,
-            &join(path, "rotate"),
-            "'rotate' is not supported by this version; leave it out",
-        );
-    }
-    let name = name(reader, node, path);
-    let kind = match node.get("type") {
-        Some(kind) => kind_of(reader, kind, &join(path, "type")),
-        None => Some("Opaque".to_owned()),
+fn kind(fields: &Fields<'_>, errors: &mut Errors) -> Option<String> {
+    let Some(spot) = fields.take("type") else {
+        return Some(OPAQUE.to_owned());
     };
-    let keys_path = join(path, "keys");
-    let Some(entries) = node
-        .get("keys")
-        .and_then(Node::mapping)
-        .filter(|entries| !entries.is_empty())
-    else {
-        reader.wrong(
-            node,
-            &keys_path,
-            "expected a mapping of keys that is not empty",
-        );
-        return None;
+    let text = spot.text(errors)?;
+    let problem = if FORBIDDEN_TYPES.contains(&text) {
+        "Secrets of this type are never written"
+    } else if text != OPAQUE && text.eq_ignore_ascii_case(OPAQUE) {
+        "the type is written 'Opaque'"
+    } else if text.len() > 253 || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        "a type is up to 253 visible characters"
+    } else if text.starts_with("kubernetes.io/") && shape(text).is_none() {
+        "Kubernetes has no Secret type of this name"
+    } else {
+        return Some(text.to_owned());
     };
+    errors.at(&spot, problem);
+    None
+}
+
+fn shape(kind: &str) -> Option<&'static Shape> {
+    SHAPES.iter().find(|shape| shape.name == kind)
+}
+
+fn keys_of(spot: &Spot<'_>, kind: Option<&str>, errors: &mut Errors) -> BTreeMap<String, Source> {
     let mut keys = BTreeMap::new();
-    for (key, value) in entries {
-        let text = key.scalar().unwrap_or_default();
-        let key_path = join(&keys_path, text);
-        if !is_key(text) {
-            reader.wrong(
-                key,
-                &key_path,
-                "a key has 1 to 253 letters, digits, '-', '_' and '.'",
+    let entries = spot.map(errors);
+    let names: BTreeSet<&str> = entries.iter().map(|(name, _)| *name).collect();
+    let mut used = BTreeSet::new();
+    for (name, value) in &entries {
+        if !is_key(name) {
+            errors.at(
+                value,
+                "the key's name has to be 1 to 253 letters, digits, '-', '_' and '.'",
             );
+        }
+        let Some(source) = source(value, errors) else {
             continue;
+        };
+        if let Source::Template(template) = &source {
+            used.extend(template.names.iter().cloned());
         }
-        if let Some(source) = source(reader, value, &key_path) {
-            keys.insert(text.to_owned(), source);
-        }
+        keys.insert((*name).to_owned(), source);
     }
-    check_templates(reader, node, &keys_path, &keys, entries);
-    let (name, kind) = (name?, kind?);
-    check_type(reader, node, path, &kind, entries);
-    Some(SecretSpec { name, kind, keys })
-}
-
-fn name(reader: &mut Reader, node: &Node, path: &str) -> Option<String> {
-    let name_path = join(path, "name");
-    let Some(name) = node.get("name") else {
-        reader.wrong(node, &name_path, "missing; name the Secret");
-        return None;
-    };
-    let text = reader.text(name, &name_path)?;
-    if let Err(error) = dns_subdomain(text) {
-        reader.wrong(name, &name_path, error.to_string());
-        return None;
+    templates(&entries, &keys, &names, errors);
+    if let Some(shape) = kind.and_then(shape) {
+        check_shape(spot, shape, &entries, &used, errors);
     }
-    Some(text.to_owned())
+    keys
 }
 
-fn kind_of(reader: &mut Reader, node: &Node, path: &str) -> Option<String> {
-    let text = reader.text(node, path)?;
-    if FORBIDDEN.contains(&text) {
-        reader.wrong(node, path, "Secrets of this type are never written");
-        return None;
-    }
-    Some(text.to_owned())
+fn is_key(name: &str) -> bool {
+    let taken = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    // "." and names that start with ".." are refused by Kubernetes.
+    (1..=253).contains(&name.len())
+        && name.bytes().all(taken)
+        && name != "."
+        && !name.starts_with("..")
 }
 
-fn is_key(text: &str) -> bool {
-    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    (1..=253).contains(&text.len()) && text.bytes().all(fits) && text != "." && text != ".."
-}
-
-fn source(reader: &mut Reader, node: &Node, path: &str) -> Option<Source> {
-    reader.fields(node, path, &["vault", "field", "version", "template"])?;
-    match (node.get("vault"), node.get("template")) {
-        (Some(vault), None) => field(reader, node, vault, path),
-        (None, Some(template)) => {
-            for word in ["field", "version"] {
-                if let Some(extra) = node.get(word) {
-                    reader.wrong(
-                        extra,
-                        &join(path, word),
-                        "goes with 'vault', not with 'template'",
-                    );
-                }
-            }
-            let template_path = join(path, "template");
-            let text = reader.text(template, &template_path)?;
-            match Template::parse(text) {
-                Ok(template) => Some(Source::Template(template)),
-                Err(error) => {
-                    reader.wrong(template, &template_path, error.to_string());
-                    None
-                }
+fn source(spot: &Spot<'_>, errors: &mut Errors) -> Option<Source> {
+    let known = &["vault", "field", "version", "template"];
+    let fields = spot.clone().fields(known, errors)?;
+    if let Some(template) = fields.take("template") {
+        for other in ["vault", "field", "version"] {
+            if let Some(other) = fields.take(other) {
+                errors.at(&other, "a key has a template or a Vault field, not both");
             }
         }
-        (Some(_), Some(_)) | (None, None) => {
-            reader.wrong(
-                node,
-                path,
-                "expected either 'vault' and 'field', or 'template'",
-            );
-            None
-        }
+        let template = template.parsed(errors, Template::parse)?;
+        return Some(Source::Template(template));
     }
-}
-
-fn field(reader: &mut Reader, node: &Node, vault: &Node, path: &str) -> Option<Source> {
-    let vault_path = join(path, "vault");
-    let parsed = reader
-        .text(vault, &vault_path)
-        .and_then(|text| match VaultPath::parse(text) {
-            Ok(parsed) => Some(parsed),
-            Err(error) => {
-                reader.wrong(vault, &vault_path, error.to_string());
+    let path = fields.need("vault", errors);
+    let path = path.and_then(|spot| spot.parsed(errors, VaultPath::parse));
+    let field = fields.need("field", errors).and_then(|spot| {
+        let text = spot.text(errors)?;
+        if text.chars().any(char::is_control) {
+            errors.at(&spot, "the name of the field has a control character");
+            return None;
+        }
+        Some(text.to_owned())
+    });
+    let version = match fields.take("version") {
+        None => None,
+        Some(spot) => match spot.int(errors).map(u64::try_from) {
+            Some(Ok(version)) if version > 0 => Some(version),
+            Some(_) => {
+                errors.at(&spot, "versions are counted from 1");
                 None
             }
-        });
-    let field = match node.get("field") {
-        Some(field) => reader.text(field, &join(path, "field")).map(str::to_owned),
-        None => {
-            reader.wrong(
-                node,
-                &join(path, "field"),
-                "missing; name the field of the secret",
-            );
-            None
-        }
-    };
-    let version = match node.get("version") {
-        Some(version) => Some(reader.number(version, &join(path, "version"))?),
-        None => None,
+            None => None,
+        },
     };
     Some(Source::Field {
-        path: parsed?,
+        path: path?,
         field: field?,
         version,
     })
 }
 
-/// A template uses fields of the same Secret, not other templates.
-fn check_templates(
-    reader: &mut Reader,
-    node: &Node,
-    path: &str,
+/// Checks that templates use only keys of this Secret that come from Vault: so there are no cycles.
+fn templates(
+    entries: &[(&str, Spot<'_>)],
     keys: &BTreeMap<String, Source>,
-    entries: &[(Node, Node)],
+    names: &BTreeSet<&str>,
+    errors: &mut Errors,
 ) {
-    for (key, source) in keys {
-        let Source::Template(template) = source else {
+    for (name, spot) in entries {
+        let Some(Source::Template(template)) = keys.get(*name) else {
             continue;
         };
-        let at = entries
-            .iter()
-            .find(|(name, _)| name.scalar() == Some(key))
-            .map_or(node, |(_, value)| value);
-        for name in &template.names {
-            match keys.get(name) {
-                Some(Source::Field { .. }) => {}
-                Some(Source::Template(_)) => {
-                    reader.wrong(
-                        at,
-                        &join(path, key),
-                        "a template uses another template; only fields are taken",
-                    );
-                }
-                None => {
-                    let message = "the template uses a name that is no key of this Secret (names are keys made of letters, digits and '_')";
-                    reader.wrong(at, &join(path, key), message);
-                }
-            }
+        for used in &template.names {
+            let problem = match keys.get(used) {
+                Some(Source::Field { .. }) => continue,
+                Some(Source::Template(_)) => "which is a template itself; use Vault fields only",
+                None if names.contains(used.as_str()) => continue, // Reported where it stands.
+                None => "which is not a key of this Secret",
+            };
+            errors.at(
+                spot,
+                format!("the template uses {}, {problem}", shown(used)),
+            );
         }
     }
 }
 
-/// Checks the keys that a type needs, and those that it takes.
-fn check_type(reader: &mut Reader, node: &Node, path: &str, kind: &str, entries: &[(Node, Node)]) {
-    let (needs, takes): (&[&str], Option<&[&str]>) = match kind {
-        "kubernetes.io/tls" => (
-            &["tls.crt", "tls.key"],
-            Some(&["tls.crt", "tls.key", "ca.crt"]),
-        ),
-        "kubernetes.io/dockerconfigjson" => (&[".dockerconfigjson"], Some(&[".dockerconfigjson"])),
-        "kubernetes.io/dockercfg" => (&[".dockercfg"], Some(&[".dockercfg"])),
-        "kubernetes.io/basic-auth" => (&[], Some(&["username", "password"])),
-        "kubernetes.io/ssh-auth" => (&["ssh-privatekey"], None),
-        _ => (&[], None),
-    };
-    let has = |wanted: &str| entries.iter().any(|(key, _)| key.scalar() == Some(wanted));
-    for need in needs {
-        if !has(need) {
-            reader.wrong(
-                node,
-                &join(path, "keys"),
-                format!("a Secret of this type needs the key {need}"),
-            );
-        }
+fn check_shape(
+    spot: &Spot<'_>,
+    shape: &Shape,
+    entries: &[(&str, Spot<'_>)],
+    used: &BTreeSet<String>,
+    errors: &mut Errors,
+) {
+    let has = |wanted: &&str| entries.iter().any(|(name, _)| name == wanted);
+    for missing in shape.needs.iter().filter(|key| !has(key)) {
+        errors.at(
+            spot,
+            format!("the type {} needs the key '{missing}'", shape.name),
+        );
     }
-    if let Some(takes) = takes {
-        for (key, _) in entries {
-            if !takes.contains(&key.scalar().unwrap_or_default()) {
-                let message = format!(
-                    "a Secret of this type takes only the keys {}",
-                    takes.join(", ")
-                );
-                reader.wrong(key, &join(path, "keys"), message);
-            }
+    if !shape.one_of.is_empty() && !shape.one_of.iter().any(has) {
+        let keys = shape.one_of.join("' or '");
+        errors.at(
+            spot,
+            format!("the type {} needs the key '{keys}'", shape.name),
+        );
+    }
+    for (name, value) in entries {
+        let lists = [shape.needs, shape.one_of, shape.also];
+        // What a template of this Secret is made of has to be one of its keys.
+        if !lists.iter().any(|list| list.contains(name)) && !used.contains(*name) {
+            let message = format!(
+                "the type {} does not take the key {}",
+                shape.name,
+                shown(name)
+            );
+            errors.at(value, message);
         }
     }
 }

@@ -4,6 +4,7 @@
 
 use super::Flaw;
 use super::text;
+use super::tree::Budget;
 use super::tree::Content;
 use super::tree::Dialect;
 use super::tree::Extras;
@@ -34,7 +35,7 @@ pub(crate) enum Scalar<'a> {
 
 /// Reads the one document of a spec.
 pub(crate) fn document(file: &[u8]) -> Result<Node, Flaw> {
-    let mut left = SPEC.nodes;
+    let mut left = Budget::default();
     let mut nodes = documents(text(file)?, SPEC, &mut left)?.into_iter();
     let Some(first) = nodes.next() else {
         return Err(Flaw::new(1, 1, "the file is empty"));

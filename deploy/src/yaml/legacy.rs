@@ -15,6 +15,7 @@ use super::Flaw;
 use super::core::is_decimal;
 use super::shown;
 use super::text;
+use super::tree::Budget;
 use super::tree::Content;
 use super::tree::Dialect;
 use super::tree::Extras;
@@ -40,27 +41,12 @@ pub(crate) enum Form {
     Json,
 }
 
-/// How many values all manifests of a bundle may still have together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Budget {
-    /// Aliases are counted by what they stand for.
-    pub(crate) nodes: usize,
-}
-
-impl Default for Budget {
-    /// A hundred values for each of 10,000 objects; bounds the memory that one bundle can take.
-    fn default() -> Self {
-        Self { nodes: 1_000_000 }
-    }
-}
-
 /// Reads the documents of a file that are not empty.
 pub(crate) fn documents(file: &[u8], form: Form, budget: &mut Budget) -> Result<Vec<Node>, Flaw> {
     let text = text(file)?;
-    let left = &mut budget.nodes;
     let nodes = match form {
-        Form::Yaml => super::tree::documents(text, MANIFEST, left)?,
-        Form::Json => super::tree::documents(&text.replace('\t', " "), MANIFEST, left)?,
+        Form::Yaml => super::tree::documents(text, MANIFEST, budget)?,
+        Form::Json => super::tree::documents(&text.replace('\t', " "), MANIFEST, budget)?,
     };
     let filled = |node: &Node| !matches!(resolve(node), Ok(Value::Null));
     Ok(nodes.into_iter().filter(filled).collect())

@@ -224,9 +224,22 @@ fn thousands_of_documents_are_read() {
 
 #[test]
 fn all_files_together_share_one_budget() {
-    let mut budget = Budget { nodes: 10 };
+    let mut budget = Budget {
+        nodes: 10,
+        bytes: 100,
+    };
     let file = b"a: 1\n---\nb: 2\n";
     assert!(documents(file, Form::Yaml, &mut budget).is_ok());
     let flaw = documents(file, Form::Yaml, &mut budget).expect_err("too many");
     assert_eq!((flaw.kind, flaw.line), (FlawKind::TooLarge, 3));
+}
+
+#[test]
+fn aliases_of_long_texts_are_counted_in_bytes() {
+    let text = format!(
+        "a: &a {}\nb: [{}]\n",
+        "x".repeat(1 << 20),
+        vec!["*a"; 100].join(", ")
+    );
+    assert_eq!(read(&text).expect_err("too much").kind, FlawKind::TooLarge);
 }

@@ -45,6 +45,26 @@ pub(crate) enum Extras {
     Taken,
 }
 
+/// What all files of a bundle may still use together, aliases counted by what they stand for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Budget {
+    /// Values.
+    pub(crate) nodes: usize,
+    /// Bytes of text.
+    pub(crate) bytes: usize,
+}
+
+impl Default for Budget {
+    /// A hundred values for each of 10,000 objects, and twice the bytes of the largest bundle; bounds
+    /// the memory that one bundle can take.
+    fn default() -> Self {
+        Self {
+            nodes: 1_000_000,
+            bytes: 64 << 20,
+        }
+    }
+}
+
 /// One value and its position.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Node {
@@ -126,8 +146,12 @@ impl Node {
     }
 }
 
-/// Reads every document of a file, and takes its nodes off `left`.
-pub(crate) fn documents(text: &str, dialect: Dialect, left: &mut usize) -> Result<Vec<Node>, Flaw> {
+/// Reads every document of a file, and takes what it uses off `left`.
+pub(crate) fn documents(
+    text: &str,
+    dialect: Dialect,
+    left: &mut Budget,
+) -> Result<Vec<Node>, Flaw> {
     let mut options = Options::default();
     options.set_emit_comments(false);
     options.disallow_directives = dialect.extras == Extras::Refused;
@@ -155,10 +179,8 @@ pub(crate) fn documents(text: &str, dialect: Dialect, left: &mut usize) -> Resul
 struct Open {
     node: Node,
     anchor: usize,
-    /// Nodes below and with it, aliases counted by what they stand for.
-    size: usize,
-    /// Levels below and with it.
-    height: usize,
+    /// What is in it so far.
+    weight: Weight,
     /// A key that waits for its value.
     key: Option<Node>,
     /// The keys so far, with their lines.
@@ -168,7 +190,15 @@ struct Open {
 /// What an anchor stands for.
 struct Anchored {
     node: Rc<Node>,
-    size: usize,
+    weight: Weight,
+}
+
+/// How much a node is with everything below it, aliases counted by what they stand for.
+#[derive(Debug, Clone, Copy)]
+struct Weight {
+    nodes: usize,
+    bytes: usize,
+    /// Levels of collections.
     height: usize,
 }
 
@@ -179,8 +209,8 @@ struct Builder {
     anchors: HashMap<usize, Anchored>,
     /// Nodes of this document so far.
     nodes: usize,
-    /// Nodes that may still come in all documents together.
-    left: usize,
+    /// What all documents together may still use.
+    left: Budget,
 }
 
 impl Builder {
@@ -206,8 +236,13 @@ impl Builder {
                 };
                 let scalar = node(tag.as_deref(), content);
                 self.check_extras(&scalar, anchor)?;
-                self.count(&scalar, 1, 0)?;
-                self.close(scalar, anchor, 1, 0)
+                let weight = Weight {
+                    nodes: 1,
+                    bytes: scalar.scalar().map_or(0, str::len),
+                    height: 0,
+                };
+                self.count(&scalar, weight)?;
+                self.close(scalar, anchor, weight)
             }
             Event::SequenceStart(_, anchor, tag) => {
                 self.open(node(tag.as_deref(), Content::Sequence(Vec::new())), anchor)
@@ -216,7 +251,7 @@ impl Builder {
                 self.open(node(tag.as_deref(), Content::Mapping(Vec::new())), anchor)
             }
             Event::SequenceEnd | Event::MappingEnd => match self.open.pop() {
-                Some(done) => self.close(done.node, done.anchor, done.size, done.height),
+                Some(done) => self.close(done.node, done.anchor, done.weight),
                 None => Ok(()),
             },
             Event::Alias(id) => self.alias(id, line, column),
@@ -239,25 +274,29 @@ impl Builder {
                 "this alias stands inside its own anchor",
             ));
         };
-        let (size, height) = (target.size, target.height);
+        let weight = target.weight;
         let node = Node {
             line,
             column,
             tag: None,
             content: Content::Shared(Rc::clone(&target.node)),
         };
-        self.count(&node, size, height)?;
-        self.close(node, 0, size, height)
+        self.count(&node, weight)?;
+        self.close(node, 0, weight)
     }
 
     fn open(&mut self, node: Node, anchor: usize) -> Result<(), Flaw> {
         self.check_extras(&node, anchor)?;
-        self.count(&node, 1, 1)?;
+        let weight = Weight {
+            nodes: 1,
+            bytes: 0,
+            height: 1,
+        };
+        self.count(&node, weight)?;
         self.open.push(Open {
             node,
             anchor,
-            size: 1,
-            height: 1,
+            weight,
             key: None,
             keys: HashSet::new(),
         });
@@ -265,20 +304,13 @@ impl Builder {
     }
 
     /// Puts a complete node where it belongs.
-    fn close(
-        &mut self,
-        mut node: Node,
-        anchor: usize,
-        size: usize,
-        height: usize,
-    ) -> Result<(), Flaw> {
+    fn close(&mut self, mut node: Node, anchor: usize, weight: Weight) -> Result<(), Flaw> {
         if anchor != 0 {
             let (line, column) = (node.line, node.column);
             let shared = Rc::new(node);
             let anchored = Anchored {
                 node: Rc::clone(&shared),
-                size,
-                height,
+                weight,
             };
             self.anchors.insert(anchor, anchored);
             node = Node {
@@ -292,8 +324,11 @@ impl Builder {
             self.documents.push(node);
             return Ok(());
         };
-        parent.size = parent.size.saturating_add(size);
-        parent.height = parent.height.max(height + 1);
+        parent.weight = Weight {
+            nodes: parent.weight.nodes.saturating_add(weight.nodes),
+            bytes: parent.weight.bytes.saturating_add(weight.bytes),
+            height: parent.weight.height.max(weight.height + 1),
+        };
         match (&mut parent.node.content, parent.key.take()) {
             (Content::Mapping(entries), Some(key)) => entries.push((key, node)),
             (Content::Mapping(_), None) => {
@@ -324,14 +359,18 @@ impl Builder {
         Ok(())
     }
 
-    /// Counts `size` nodes that start here and reach `height` levels down.
-    fn count(&mut self, node: &Node, size: usize, height: usize) -> Result<(), Flaw> {
-        self.nodes = self.nodes.saturating_add(size);
-        let Some(left) = self.left.checked_sub(size) else {
-            let message = "all files together have too many values".to_owned();
-            return Err(over(node.line, node.column, message));
+    /// Takes a node off the budget.
+    fn count(&mut self, node: &Node, weight: Weight) -> Result<(), Flaw> {
+        let height = weight.height;
+        self.nodes = self.nodes.saturating_add(weight.nodes);
+        let nodes_left = self.left.nodes.checked_sub(weight.nodes);
+        let bytes_left = self.left.bytes.checked_sub(weight.bytes);
+        let (Some(nodes), Some(bytes)) = (nodes_left, bytes_left) else {
+            let message = "all files together have too many values or too much text, aliases \
+                           counted by what they stand for";
+            return Err(over(node.line, node.column, message.to_owned()));
         };
-        self.left = left;
+        self.left = Budget { nodes, bytes };
         let Dialect { depth, nodes, .. } = self.dialect;
         if self.nodes > nodes {
             return Err(over(

@@ -1,0 +1,364 @@
+//! What specs take and refuse, sentence by sentence of the contract.
+
+use super::*;
+
+const GOOD: &str = r#"
+version: 1
+name: flask-demo
+target: { cluster: prod-eu, namespace: flask }
+secrets:
+  - name: flask-db
+    keys:
+      username: { vault: database/creds/flask, field: username }
+      password: { vault: database/creds/flask, field: password }
+      api-key:  { vault: kv/flask, field: api_key, version: 7 }
+      DATABASE_URL: { template: "postgresql://{{ username }}:{{ password | url }}@db/flask" }
+manifests: [k8s/, ./extra.yaml]
+images: { flask: "registry.example.com/team/flask:1.4.2" }
+rollout: { timeout: 1h30m, on_failure: keep, prune: false }
+"#;
+
+/// The paths (or, without one, the line) of every error.
+fn wrong(text: &str) -> Vec<String> {
+    let error = parse(text.as_bytes()).expect_err(text);
+    assert_eq!(error.code, proto::error::Code::SpecInvalid);
+    let at = |place: Place| {
+        assert_eq!(place.file.as_deref(), Some(SPEC_FILE));
+        assert!(place.line.is_some(), "{place:?}");
+        place.path.unwrap_or_default()
+    };
+    error.places.into_iter().map(at).collect()
+}
+
+/// A good spec with one Secret that has these keys.
+fn with_keys(kind: &str, keys: &str) -> String {
+    format!("version: 1\nname: a\nsecrets:\n- name: s\n  type: {kind}\n  keys: {keys}\n")
+}
+
+#[test]
+fn a_complete_spec_is_read() {
+    let spec = parse(GOOD.as_bytes()).expect("valid");
+    assert_eq!(spec.name.as_str(), "flask-demo");
+    assert_eq!(
+        spec.cluster.as_ref().map(ClusterName::as_str),
+        Some("prod-eu")
+    );
+    assert_eq!(
+        spec.namespace.as_ref().map(Namespace::as_str),
+        Some("flask")
+    );
+    assert_eq!(spec.manifests, ["k8s/", "./extra.yaml"]);
+    assert_eq!(spec.images["flask"].tag.as_deref(), Some("1.4.2"));
+    assert_eq!(spec.rollout.timeout, Duration::from_secs(5_400));
+    assert_eq!(spec.secrets.len(), 1);
+    assert_eq!(spec.secrets[0].kind, "Opaque");
+    assert_eq!(spec.secrets[0].keys.len(), 4);
+    assert_eq!(
+        spec.secrets[0].keys["api-key"],
+        Source::Field {
+            path: VaultPath::parse("kv/flask").expect("valid"),
+            field: "api_key".to_owned(),
+            version: Some(7),
+        }
+    );
+}
+
+#[test]
+fn what_is_left_out_has_defaults() {
+    let spec = parse(b"version: 1\nname: a\nmanifests: [k8s]\n").expect("valid");
+    assert_eq!((spec.cluster, spec.namespace), (None, None));
+    assert_eq!(spec.rollout.timeout, Duration::from_secs(600));
+    assert!(spec.secrets.is_empty() && spec.images.is_empty());
+}
+
+#[test]
+fn all_errors_come_at_once_with_their_places() {
+    let text =
+        "version: 2\nname: A\nextra: 1\ntarget: {zone: x}\nmanifests: []\nrollout: {timeout: 0s}\n";
+    let paths = wrong(text);
+    for path in [
+        "extra",
+        "version",
+        "name",
+        "target.zone",
+        "manifests",
+        "rollout.timeout",
+    ] {
+        assert!(
+            paths.iter().any(|found| found == path),
+            "{path} in {paths:?}"
+        );
+    }
+    let error = parse(text.as_bytes()).expect_err("wrong");
+    let zone = error
+        .places
+        .iter()
+        .find(|place| place.path.as_deref() == Some("target.zone"));
+    let zone = zone.expect("it is there");
+    assert_eq!((zone.line, zone.column), (Some(4), Some(10)));
+}
+
+#[test]
+fn what_is_needed_is_missed() {
+    assert_eq!(wrong("{}").len(), 3);
+    assert_eq!(wrong("[]").len(), 1);
+    assert_eq!(wrong("text").len(), 1);
+    assert_eq!(wrong("version: 1\nname: a\n"), [""]);
+    assert_eq!(
+        wrong("version: 1\nname: a\nsecrets: [{}]\n"),
+        ["secrets[0]", "secrets[0]"]
+    );
+}
+
+#[test]
+fn strings_are_strings() {
+    for value in ["1", "1.5", "true", "~", "[a]", "{a: b}", "\"\"", ""] {
+        let text = format!("version: 1\nname: {value}\nmanifests: [a]\n");
+        assert_eq!(wrong(&text), ["name"], "{value}");
+        let text = format!("version: 1\nname: a\nmanifests: [a, {value}, b]\n");
+        if !value.is_empty() {
+            assert_eq!(wrong(&text), ["manifests[1]"], "{value}");
+        }
+    }
+    assert_eq!(
+        wrong("version: '1'\nname: a\nmanifests: [a]\n"),
+        ["version"]
+    );
+    assert!(parse(b"version: 1\nname: '1'\nmanifests: ['2']\n").is_ok());
+}
+
+#[test]
+fn durations_are_checked() {
+    for value in ["0s", "-1s", "25h", "90", "1.5", "forever", "''"] {
+        let text = format!("version: 1\nname: a\nmanifests: [a]\nrollout: {{timeout: {value}}}\n");
+        assert_eq!(wrong(&text), ["rollout.timeout"], "{value}");
+    }
+}
+
+#[test]
+fn variables_that_nobody_replaced_are_refused() {
+    let text = "version: 1\nname: a\nmanifests: [a]\nimages: {flask: 'reg.io/flask:${CI_TAG}'}\n";
+    assert!(wrong(text).iter().all(|path| path == "images.flask"));
+    assert_eq!(
+        wrong("version: 1\nname: a\nmanifests: ['${DIR}/k8s']\n"),
+        ["manifests[0]"]
+    );
+    assert!(!wrong("version: 1\nname: a\nmanifests: [a]\nimages: {'${A}': b}\n").is_empty());
+}
+
+#[test]
+fn paths_of_manifests_stay_in_the_bundle_and_are_no_globs() {
+    for path in ["/etc", "../a", "a/../b", "k8s/*.yaml", "a?", "[ab]", "a\\b"] {
+        let text = format!("version: 1\nname: a\nmanifests: ['{path}']\n");
+        assert_eq!(wrong(&text), ["manifests[0]"], "{path}");
+    }
+}
+
+#[test]
+fn words_of_later_versions_are_refused_by_name() {
+    for word in ["kustomize", "helm", "flux", "duplicates"] {
+        let text = format!("version: 1\nname: a\nmanifests: [a]\n{word}: x\n");
+        assert_eq!(wrong(&text), [word]);
+    }
+    assert_eq!(wrong("version: 1\nname: a\nhelm: {chart: x}\n"), ["helm"]);
+    for (field, path) in [
+        ("on_failure: rollback", "on_failure"),
+        ("prune: true", "prune"),
+    ] {
+        let text = format!("version: 1\nname: a\nmanifests: [a]\nrollout: {{{field}}}\n");
+        assert_eq!(wrong(&text), [format!("rollout.{path}")]);
+    }
+    let text = "version: 1\nname: a\nsecrets:\n- name: s\n  keys: {a: {vault: kv/a, field: b}}\n  rotate: {}\n";
+    assert_eq!(wrong(text), ["secrets[0].rotate"]);
+}
+
+#[test]
+fn images_need_valid_references() {
+    for (name, value) in [
+        ("flask", "Flask"),
+        ("flask", "'flask:'"),
+        ("'flask:1'", "a"),
+        ("Flask", "a"),
+        ("flask", "1"),
+    ] {
+        let text = format!("version: 1\nname: a\nmanifests: [a]\nimages: {{{name}: {value}}}\n");
+        assert_eq!(wrong(&text).len(), 1, "{name}: {value}");
+    }
+}
+
+#[test]
+fn sources_are_a_field_or_a_template() {
+    for keys in [
+        "{a: {vault: kv/a}}",
+        "{a: {field: b}}",
+        "{a: {}}",
+        "{a: x}",
+        "{a: {vault: kv/a, field: b, extra: c}}",
+        "{a: {vault: kv/a, field: b, version: 0}}",
+        "{a: {vault: kv/a, field: b, version: -1}}",
+        "{a: {vault: kv/a, field: b, version: latest}}",
+        "{a: {vault: kv/a, field: ''}}",
+        "{a: {vault: kv/a, field: 7}}",
+        "{'a b': {vault: kv/a, field: b}}",
+        "{'..a': {vault: kv/a, field: b}}",
+        "{a: {template: '{{ b }}'}}",
+        "{a: {template: '{{ a }}'}}",
+        "{a: {template: '{% set x = 1 %}'}}",
+        "{}",
+        "[]",
+    ] {
+        let found = wrong(&with_keys("Opaque", keys));
+        assert!(
+            !found.is_empty() && found.iter().all(|path| path.starts_with("secrets[0]")),
+            "{keys}"
+        );
+    }
+    let cycle = "{x: {vault: kv/a, field: b}, a: {template: '{{ b }}'}, b: {template: '{{ a }}'}}";
+    assert_eq!(
+        wrong(&with_keys("Opaque", cycle)),
+        ["secrets[0].keys.a", "secrets[0].keys.b"]
+    );
+    let both = "{a: {vault: kv/a, field: b, template: x}}";
+    assert_eq!(wrong(&with_keys("Opaque", both)).len(), 2);
+}
+
+#[test]
+fn vault_paths_are_checked_where_they_stand() {
+    for path in [
+        "kv", "/kv/a", "kv/a/", "kv//a", "kv/../a", "kv/./a", "kv/+/a", "kv/*", "kv/%2e",
+    ] {
+        let text = with_keys("Opaque", &format!("{{a: {{vault: '{path}', field: b}}}}"));
+        assert_eq!(wrong(&text), ["secrets[0].keys.a.vault"], "{path}");
+    }
+}
+
+#[test]
+fn types_need_their_keys_and_take_no_others() {
+    let key = |name: &str| format!("'{name}': {{vault: kv/a, field: b}}");
+    let keys = |names: &[&str]| {
+        let keys: Vec<_> = names.iter().map(|name| key(name)).collect();
+        format!("{{{}}}", keys.join(", "))
+    };
+    for (kind, names, good) in [
+        ("kubernetes.io/tls", vec!["tls.crt", "tls.key"], true),
+        (
+            "kubernetes.io/tls",
+            vec!["tls.crt", "tls.key", "ca.crt"],
+            true,
+        ),
+        ("kubernetes.io/tls", vec!["tls.crt"], false),
+        (
+            "kubernetes.io/tls",
+            vec!["tls.crt", "tls.key", "other"],
+            false,
+        ),
+        (
+            "kubernetes.io/dockerconfigjson",
+            vec![".dockerconfigjson"],
+            true,
+        ),
+        ("kubernetes.io/dockerconfigjson", vec!["config"], false),
+        ("kubernetes.io/dockercfg", vec![".dockercfg"], true),
+        ("kubernetes.io/basic-auth", vec!["username"], true),
+        (
+            "kubernetes.io/basic-auth",
+            vec!["username", "password"],
+            true,
+        ),
+        ("kubernetes.io/basic-auth", vec!["user"], false),
+        ("kubernetes.io/ssh-auth", vec!["ssh-privatekey"], true),
+        ("kubernetes.io/ssh-auth", vec!["id_rsa"], false),
+        ("example.com/own", vec!["anything"], true),
+        ("kubernetes.io/service-account-token", vec!["token"], false),
+        ("bootstrap.kubernetes.io/token", vec!["token"], false),
+        ("helm.sh/release.v1", vec!["release"], false),
+        ("kubernetes.io/tsl", vec!["tls.crt", "tls.key"], false),
+        ("opaque", vec!["a"], false),
+    ] {
+        let text = with_keys(kind, &keys(&names));
+        assert_eq!(parse(text.as_bytes()).is_ok(), good, "{kind} {names:?}");
+    }
+    let composed = format!(
+        "{{{}, {}, .dockerconfigjson: {{template: '{{{{ (user ~ pass) | b64 }}}}'}}}}",
+        key("user"),
+        key("pass")
+    );
+    let text = with_keys("kubernetes.io/dockerconfigjson", &composed);
+    assert!(
+        parse(text.as_bytes()).is_ok(),
+        "{:?}",
+        parse(text.as_bytes())
+    );
+}
+
+#[test]
+fn names_of_secrets_are_valid_and_different() {
+    let key = "keys: {a: {vault: kv/a, field: b}}";
+    let text = |first: &str, second: &str| {
+        format!(
+            "version: 1\nname: a\nsecrets:\n- name: {first}\n  {key}\n- name: {second}\n  {key}\n"
+        )
+    };
+    assert!(parse(text("a", "a.b").as_bytes()).is_ok());
+    assert_eq!(wrong(&text("a", "a")), ["secrets[1].name"]);
+    assert_eq!(wrong(&text("A_b", "a")), ["secrets[0].name"]);
+}
+
+#[test]
+fn images_are_found_again_for_later_errors() {
+    let place = image_error(GOOD.as_bytes(), "flask", "nothing uses it");
+    assert_eq!((place.line, place.column), (Some(13), Some(18)));
+    assert_eq!(place.path.as_deref(), Some("images.flask"));
+}
+
+#[test]
+fn no_error_repeats_what_was_written() {
+    for (from, to) in [
+        ("version: 1", "version: CANARY"),
+        ("flask-demo", "CANARY"),
+        ("flask-demo", "[CANARY"),
+        ("flask-demo", "\"CANARY"),
+        ("flask-demo", "!CANARY x"),
+        ("flask-demo", "&CANARY x"),
+        ("flask-demo", "*CANARY"),
+        ("flask-demo", "`CANARY"),
+        ("flask-demo", "'CANARY' CANARY"),
+        ("flask-demo", "a: CANARY: b"),
+        ("prod-eu", "CANARY"),
+        ("flask-db", "CANARY"),
+        ("database/creds/flask", "/CANARY"),
+        ("version: 7", "version: CANARY"),
+        ("{{ username }}", "{{ 'CANARY' | CANARY }}"),
+        ("{{ username }}", "{{ CANARY-x }}"),
+        ("{{ username }}", "{% CANARY %}"),
+        ("k8s/", "../CANARY"),
+        (
+            "registry.example.com/team/flask:1.4.2",
+            "CANARY/CANARY/CANARY",
+        ),
+        ("1h30m", "CANARY"),
+        ("keep", "CANARY"),
+        ("prune: false", "prune: CANARY"),
+        ("prune: false", "prune: '${CANARY}'"),
+    ] {
+        let text = GOOD.replacen(from, to, 1);
+        assert_ne!(text, GOOD);
+        let error = parse(text.as_bytes()).expect_err(&text);
+        assert!(
+            !format!("{error} {error:?}").contains("CANARY"),
+            "{to}: {error:?}"
+        );
+    }
+}
+
+#[test]
+fn every_cut_and_many_damages_get_an_answer() {
+    for length in 0..GOOD.len() {
+        drop(parse(&GOOD.as_bytes()[..length]));
+        for byte in [b'[', b'{', b'"', b'\t', b'\n', b'&', 0xff, 0] {
+            let mut text = GOOD.as_bytes().to_vec();
+            text[length] = byte;
+            drop(parse(&text));
+        }
+    }
+}
