@@ -8,6 +8,7 @@
 mod background;
 mod error;
 mod intake;
+mod parts;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -31,7 +32,6 @@ use self::background::purge;
 use self::background::recover;
 use self::background::watch_part;
 pub use self::error::StartError;
-use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::config::Environment;
 use crate::http::Site;
@@ -135,22 +135,10 @@ pub async fn run(config: Config, policy: Policy) -> Result<Ending, StartError> {
         what: "signals",
         source,
     })?;
-    let parts = parts(&config).await?;
+    let parts = parts::parts(&config).await?;
     let bound = Bound::build(&config, policy, parts).await?;
     notify(NotifyState::Ready);
     Ok(bound.run(signals).await)
-}
-
-/// Makes the adapters.
-#[expect(
-    clippy::unused_async,
-    reason = "the cluster adapter connects when it is made"
-)]
-async fn parts(_config: &Config) -> Result<Parts, StartError> {
-    Err(StartError::Adapter {
-        part: "the adapters".to_owned(),
-        source: "they are not wired yet".into(),
-    })
 }
 
 /// The agent with its sockets bound and its journal recovered, not serving yet.
@@ -296,10 +284,4 @@ impl Bound {
         tracing::info!(?ending, cut = ?left, "ended");
         ending
     }
-}
-
-/// The wall clock, for [`Parts`].
-#[must_use]
-pub fn system_clock() -> Arc<dyn Clock> {
-    Arc::new(SystemClock)
 }

@@ -1,0 +1,184 @@
+//! Makes the adapters from the configuration: the real world behind every port.
+//!
+//! Called by [`super::run`] once. Nothing here waits for a server: an agent whose Vault or cluster is
+//! away starts, and `/readyz` says what is missing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use deploy::ports::SecretsError;
+use deploy::secret::FingerprintKey;
+use deploy::secret::Secret;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use proto::error::Problem;
+
+use super::Parts;
+use super::Probe;
+use super::StartError;
+use crate::auth::AuthError;
+use crate::auth::Authenticator;
+use crate::auth::IssuerSettings;
+use crate::auth::Presented;
+use crate::auth::TokenFacts;
+use crate::auth::VaultTrust;
+use crate::auth::Which;
+use crate::clock::SystemClock;
+use crate::clock::random;
+use crate::cluster::ClusterSettings;
+use crate::cluster::Kube;
+use crate::config::Config;
+use crate::http::brain::Identify;
+use crate::vault::Vault;
+use crate::vault::VaultSettings;
+
+/// Makes all of them.
+pub(super) async fn parts(config: &Config) -> Result<Parts, StartError> {
+    let key = FingerprintKey::new(random().map_err(|source| StartError::Kernel {
+        what: "randomness",
+        source,
+    })?);
+    let key = Arc::new(key);
+    let clock = Arc::new(SystemClock);
+    let vault = Arc::new(vault(config)?);
+    let authenticator = Arc::new(authenticator(config, &vault, &clock)?);
+    let mut probes = vec![
+        probe("issuer", &authenticator, |part| {
+            async move { part.ready().await }.boxed()
+        }),
+        probe("vault", &vault, |part| {
+            async move { part.health().await }.boxed()
+        }),
+    ];
+    let mut clusters = BTreeMap::new();
+    for (name, cluster) in &config.clusters {
+        let settings = ClusterSettings {
+            name: name.to_string(),
+            kubeconfig: cluster.kubeconfig.clone(),
+            context: cluster.context.clone(),
+            timeout: cluster.timeout,
+            fingerprint_key: Arc::clone(&key),
+        };
+        let kube = Kube::connect(settings)
+            .await
+            .map_err(|source| setup(format!("cluster.{name}"), source))?;
+        let kube = Arc::new(kube);
+        probes.push(probe(&format!("cluster:{name}"), &kube, |part| {
+            async move { part.health().await }.boxed()
+        }));
+        clusters.insert(name.clone(), kube as _);
+    }
+    Ok(Parts {
+        secrets: vault,
+        clusters,
+        identify: identify(authenticator),
+        key,
+        clock,
+        probes,
+    })
+}
+
+fn setup(part: String, source: impl std::error::Error + Send + Sync + 'static) -> StartError {
+    StartError::Adapter {
+        part,
+        source: Box::new(source),
+    }
+}
+
+fn vault(config: &Config) -> Result<Vault, StartError> {
+    let settings = VaultSettings {
+        address: config.vault.address.clone(),
+        ca_file: config.vault.ca_file.clone(),
+        jwt_mount: config.vault.jwt_mount.clone(),
+        namespace: config.vault.namespace.clone(),
+        timeout: config.vault.timeout,
+    };
+    Vault::new(settings).map_err(|source| setup("vault".to_owned(), source))
+}
+
+fn authenticator(
+    config: &Config,
+    vault: &Arc<Vault>,
+    clock: &Arc<SystemClock>,
+) -> Result<Authenticator, StartError> {
+    let issuer = &config.issuer;
+    let settings = IssuerSettings {
+        issuer: issuer.url.clone(),
+        audience: issuer.audience.clone(),
+        extra_audiences: issuer.extra_audiences.clone(),
+        max_age: issuer.max_age,
+        leeway: issuer.leeway,
+        ca_file: issuer.ca_file.clone(),
+        pinned_jwks: issuer.pinned_jwks.clone(),
+    };
+    let vault = Arc::clone(vault);
+    let trust = VaultTrust {
+        lookup: Arc::new(move |token| look_up(Arc::clone(&vault), token)),
+        trusted_mounts: config.vault.trusted_mounts.clone(),
+    };
+    let clock = Arc::clone(clock);
+    Authenticator::new(settings, trust, clock)
+        .map_err(|source| setup("the issuer".to_owned(), source))
+}
+
+/// Asks Vault what a passed token is.
+fn look_up(vault: Arc<Vault>, token: &Secret) -> BoxFuture<'_, Result<TokenFacts, AuthError>> {
+    async move {
+        let found = vault
+            .lookup_self(token)
+            .await
+            .map_err(|error| refusal(&error))?;
+        Ok(TokenFacts {
+            policies: found.policies,
+            metadata: found.meta,
+            path: found.path,
+            period: found.period_seconds.unwrap_or(0),
+            orphan: found.orphan,
+            ttl: found.ttl_seconds,
+            token_type: found.kind,
+        })
+    }
+    .boxed()
+}
+
+fn refusal(error: &SecretsError) -> AuthError {
+    match error {
+        SecretsError::Unavailable { .. }
+        | SecretsError::Unanswered { .. }
+        | SecretsError::Unexpected { .. } => AuthError::Unavailable {
+            which: Which::VaultToken,
+            problem: "Vault does not answer the agent".to_owned(),
+        },
+        SecretsError::LoginRefused { .. }
+        | SecretsError::Forbidden { .. }
+        | SecretsError::Missing { .. }
+        | SecretsError::VersionGone { .. }
+        | SecretsError::DataPrefix { .. } => AuthError::VaultRefused {
+            problem: "is not known to Vault, or has ended".to_owned(),
+        },
+    }
+}
+
+fn identify(authenticator: Arc<Authenticator>) -> Identify {
+    Arc::new(move |presented: Presented| {
+        let authenticator = Arc::clone(&authenticator);
+        async move {
+            let told =
+                |error: AuthError| Problem::new(error.code(), error.to_string()).hint(error.hint());
+            authenticator.identify(presented).await.map_err(told)
+        }
+        .boxed()
+    })
+}
+
+fn probe<P: Send + Sync + 'static>(
+    name: &str,
+    part: &Arc<P>,
+    ask: fn(Arc<P>) -> BoxFuture<'static, Result<(), String>>,
+) -> Probe {
+    let part = Arc::clone(part);
+    Probe {
+        name: name.to_owned(),
+        ask: Arc::new(move || ask(Arc::clone(&part))),
+    }
+}
