@@ -249,12 +249,7 @@ fn missing_end_blocks_are_tolerated_and_nothing_else_is_missing() {
     let archive = tar(&[(b'0', b"a", b"hello"), (b'0', b"b", &[7; 600])]);
     let content = archive.len() - 1024;
     let whole = read(&archive).expect("valid");
-    assert_eq!(
-        read(&archive[..content]),
-        Ok(Bundle {
-            files: whole.files.clone()
-        })
-    );
+    assert_eq!(read(&archive[..content]), Ok(Bundle { files: whole.files }));
     for length in 0..archive.len() {
         let result = read(&archive[..length]);
         let complete = length >= content;

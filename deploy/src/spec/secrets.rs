@@ -230,7 +230,7 @@ fn check_shape(
             format!("the type {} needs the key '{missing}'", shape.name),
         );
     }
-    if !shape.one_of.is_empty() && !shape.one_of.iter().any(|key| has(key)) {
+    if !shape.one_of.is_empty() && !shape.one_of.iter().any(has) {
         let keys = shape.one_of.join("' or '");
         errors.at(
             spot,

@@ -255,7 +255,14 @@ impl Builder {
                 None => Ok(()),
             },
             Event::Alias(id) => self.alias(id, line, column),
-            _ => Ok(()), // Foreign and open: the rest are marks of the stream, not values.
+            // Marks of the stream and comments, not values. The enum is foreign and open.
+            Event::StreamStart
+            | Event::StreamEnd
+            | Event::DocumentEnd
+            | Event::Anchor(..)
+            | Event::UnresolvedAlias(_)
+            | Event::Comment(..)
+            | _ => Ok(()),
         }
     }
 
