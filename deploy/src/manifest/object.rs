@@ -148,13 +148,14 @@ fn identity(body: &mut Map<String, Value>, findings: &mut Findings<'_>) -> Optio
 }
 
 fn text(value: Option<&Value>, path: &str, findings: &mut Findings<'_>) -> Option<String> {
-    let problem = match value {
+    match value {
         Some(Value::String(text)) if !text.is_empty() => return Some(text.clone()),
-        None | Some(Value::Null | Value::String(_)) => "is missing",
-        Some(Value::Bool(_) | Value::Number(_)) => "is not text; put it in quotes",
-        Some(Value::Array(_) | Value::Object(_)) => "is not text",
-    };
-    findings.at(path, problem);
+        None | Some(Value::Null | Value::String(_)) => findings.at(path, "is missing"),
+        Some(Value::Bool(_) | Value::Number(_)) => {
+            findings.at(path, "is not text; put it in quotes");
+        }
+        Some(Value::Array(_) | Value::Object(_)) => findings.at(path, "is not text"),
+    }
     None
 }
 
