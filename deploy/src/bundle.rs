@@ -15,7 +15,7 @@ mod pax;
 mod walk;
 
 /// The name of the spec's file inside a bundle.
-pub(crate) const SPEC_FILE: &str = "quaymaster.yaml";
+pub const SPEC_FILE: &str = "quaymaster.yaml";
 
 /// What a gzip file starts with.
 const GZIP: &[u8] = &[0x1f, 0x8b];
@@ -137,9 +137,10 @@ fn gunzip(archive: &[u8], limits: &Limits) -> Result<Vec<u8>, InputError> {
         .take(limits.total.saturating_add(1))
         .read_to_end(&mut unpacked)
         .map_err(|error| {
-            let what = match error.kind() {
-                std::io::ErrorKind::UnexpectedEof => "the gzip file is cut",
-                _ => "the gzip file is damaged, or something follows it",
+            let what = if error.kind() == std::io::ErrorKind::UnexpectedEof {
+                "the gzip file is cut"
+            } else {
+                "the gzip file is damaged, or something follows it"
             };
             InputError::invalid(None, what)
         })?;

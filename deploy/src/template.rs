@@ -88,9 +88,12 @@ impl Template {
         let rendered = environment
             .template_from_str(&self.text)
             .and_then(|compiled| compiled.render(context))
-            .map_err(|error| match error.kind() {
-                ErrorKind::WriteFailure => too_long(),
-                _ => broken("cannot be rendered from these values"),
+            .map_err(|error| {
+                if error.kind() == ErrorKind::WriteFailure {
+                    too_long()
+                } else {
+                    broken("cannot be rendered from these values")
+                }
             })?;
         let rendered = Secret::from_text(rendered);
         if rendered.len() > MAX_RESULT {

@@ -1,6 +1,6 @@
 //! YAML with positions: one reader for the spec (strict) and for manifests (as kubectl reads them).
 //!
-//! [`tree`] walks the parser's events and builds located nodes inside a budget; [`core`] types
+//! [`build`] walks the parser's events and builds a located [`tree`] inside a budget; [`core`] types
 //! scalars by YAML 1.2 for the spec, [`legacy`] by YAML 1.1 for manifests. Called by
 //! [`crate::spec`] and [`crate::manifest`].
 //!
@@ -9,6 +9,7 @@
 
 use proto::error::Place;
 
+mod build;
 pub(crate) mod core;
 pub(crate) mod legacy;
 pub(crate) mod tree;

@@ -3,13 +3,13 @@
 //! Called by [`crate::spec`].
 
 use super::Flaw;
+use super::build::documents;
 use super::text;
 use super::tree::Budget;
 use super::tree::Content;
 use super::tree::Dialect;
 use super::tree::Extras;
 use super::tree::Node;
-use super::tree::documents;
 
 /// What the spec may use.
 const SPEC: Dialect = Dialect {

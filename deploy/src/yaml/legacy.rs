@@ -12,6 +12,7 @@ use serde_json::Number;
 use serde_json::Value;
 
 use super::Flaw;
+use super::build;
 use super::core::is_decimal;
 use super::shown;
 use super::text;
@@ -45,8 +46,8 @@ pub(crate) enum Form {
 pub(crate) fn documents(file: &[u8], form: Form, budget: &mut Budget) -> Result<Vec<Node>, Flaw> {
     let text = text(file)?;
     let nodes = match form {
-        Form::Yaml => super::tree::documents(text, MANIFEST, budget)?,
-        Form::Json => super::tree::documents(&text.replace('\t', " "), MANIFEST, budget)?,
+        Form::Yaml => build::documents(text, MANIFEST, budget)?,
+        Form::Json => build::documents(&text.replace('\t', " "), MANIFEST, budget)?,
     };
     let filled = |node: &Node| !matches!(resolve(node), Ok(Value::Null));
     Ok(nodes.into_iter().filter(filled).collect())
