@@ -1,11 +1,11 @@
 //! Who is this? Tokens in, a verified [`Principal`] out.
 //!
 //! Called by the HTTP layer before anything else of a request is looked at. An id_token is checked
-//! against the issuer's keys by [`token`], [`claims`] and [`keys`]; a Vault token by a look-up that
+//! against the issuer's keys by `token`, `claims` and `keys`; a Vault token by a look-up that
 //! the composition root brings. Of two tokens the id_token is the identity, and both must be good.
 //!
 //! Invariant: nothing here tells a caller about keys, and no token is ever part of an error. The
-//! id_token is revealed in one place, [`Authenticator::job`], because verifying it means reading it.
+//! id_token is revealed in one place, `Authenticator::job`, because verifying it means reading it.
 
 mod claims;
 mod fetch;

@@ -10,6 +10,7 @@
 mod claims;
 mod load;
 mod pattern;
+mod table;
 #[cfg(test)]
 mod tests;
 
