@@ -11,8 +11,6 @@ mod claims;
 mod load;
 mod pattern;
 mod table;
-#[cfg(test)]
-mod tests;
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -186,3 +184,6 @@ impl Subject {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
