@@ -10,8 +10,6 @@
 mod grant;
 mod matching;
 mod scope;
-#[cfg(test)]
-mod tests;
 
 use proto::ids::ClusterName;
 use proto::ids::Namespace;
@@ -251,3 +249,6 @@ fn permit(
         request,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,8 +10,7 @@
 mod claims;
 mod load;
 mod pattern;
-#[cfg(test)]
-mod tests;
+mod table;
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -185,3 +184,6 @@ impl Subject {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

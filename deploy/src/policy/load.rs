@@ -22,6 +22,8 @@ use super::VaultGrant;
 use super::Verb;
 use super::claims;
 use super::claims::Shape;
+use super::table::Flag;
+use super::table::Keys;
 
 /// The version of the file's form that this agent reads.
 const VERSION: i64 = 1;
@@ -77,98 +79,6 @@ fn syntax(text: &str, error: &toml::de::Error) -> String {
     format!("line {line}: {}", error.message())
 }
 
-/// One table: hands out keys and tells which were never asked for.
-struct Keys<'t, 'p> {
-    place: String,
-    table: &'t Table,
-    taken: Vec<&'static str>,
-    problems: &'p mut Vec<String>,
-}
-
-impl<'t, 'p> Keys<'t, 'p> {
-    fn new(place: String, table: &'t Table, problems: &'p mut Vec<String>) -> Self {
-        Self {
-            place,
-            table,
-            taken: Vec::new(),
-            problems,
-        }
-    }
-
-    fn take(&mut self, key: &'static str) -> Option<&'t Value> {
-        self.taken.push(key);
-        self.table.get(key)
-    }
-
-    fn problem(&mut self, key: &str, what: &str) {
-        self.problems.push(format!("{}: {key}: {what}", self.place));
-    }
-
-    fn text(&mut self, key: &'static str) -> Option<&'t str> {
-        let text = self.take(key)?.as_str();
-        let text = text.filter(|text| !text.trim().is_empty());
-        if text.is_none() {
-            self.problem(key, "expected a text that is not empty");
-        }
-        text
-    }
-
-    fn flag(&mut self, key: &'static str, default: Flag) -> Flag {
-        match self.take(key) {
-            None => default,
-            Some(Value::Boolean(true)) => Flag::Yes,
-            Some(Value::Boolean(false)) => Flag::No,
-            Some(_) => {
-                self.problem(key, "expected true or false");
-                default
-            }
-        }
-    }
-
-    /// Reads a list of texts, each by `parse`; an empty list is a problem.
-    fn list<T>(
-        &mut self,
-        key: &'static str,
-        parse: impl Fn(&str) -> Result<T, String>,
-    ) -> Option<Vec<T>> {
-        let value = self.take(key)?;
-        let Some(list) = value.as_array().filter(|list| !list.is_empty()) else {
-            self.problem(key, "expected a list of texts that is not empty");
-            return None;
-        };
-        let mut parsed = Vec::with_capacity(list.len());
-        for value in list {
-            match value.as_str().map(&parse) {
-                Some(Ok(item)) => parsed.push(item),
-                Some(Err(what)) => {
-                    let text = value.as_str().unwrap_or_default();
-                    self.problem(key, &format!("{text:?} {what}"));
-                }
-                None => self.problem(key, "expected texts in quotes"),
-            }
-        }
-        Some(parsed)
-    }
-
-    fn finish(self) {
-        for key in self.table.keys() {
-            if !self.taken.contains(&key.as_str()) {
-                let known = self.taken.join(", ");
-                self.problems.push(format!(
-                    "{}: {key}: is no key of this table; expected one of {known}",
-                    self.place
-                ));
-            }
-        }
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Flag {
-    Yes,
-    No,
-}
-
 fn rule(number: usize, table: &Table, problems: &mut Vec<String>) -> Rule {
     let given = table.get("id").and_then(Value::as_str).unwrap_or_default();
     let place = if given.is_empty() {
@@ -194,9 +104,9 @@ fn rule(number: usize, table: &Table, problems: &mut Vec<String>) -> Rule {
         }
     };
     let allow_forks = keys.flag("allow_forks", Flag::No) == Flag::Yes;
-    let matching = section(&mut keys, "match");
-    let vault = section(&mut keys, "vault");
-    let clusters = section(&mut keys, "cluster");
+    let matching = keys.section("match");
+    let vault = keys.section("vault");
+    let clusters = keys.section("cluster");
     keys.finish();
     let conditions = conditions(&place, matching, problems);
     let hangs_on_metadata = conditions
@@ -232,15 +142,6 @@ fn is_id(id: &str) -> bool {
         && id
             .chars()
             .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
-}
-
-fn section<'t>(keys: &mut Keys<'t, '_>, key: &'static str) -> Option<&'t Table> {
-    let value = keys.take(key)?;
-    let table = value.as_table();
-    if table.is_none() {
-        keys.problem(key, "expected a table");
-    }
-    table
 }
 
 fn conditions(place: &str, table: Option<&Table>, problems: &mut Vec<String>) -> Vec<Condition> {

@@ -240,3 +240,10 @@ fn broken_toml_is_located() {
     let found = problems("version = 1\nversion = 1\n");
     assert!(found[0].starts_with("line 2: "), "{found:?}");
 }
+
+#[test]
+fn the_sample_that_is_shipped_is_valid() {
+    let policy = Policy::parse(include_str!("../../../agent/dist/policy.toml"));
+    let policy = policy.expect("the sample is valid");
+    assert_eq!(policy.rules().len(), 1);
+}
