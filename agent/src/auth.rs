@@ -11,8 +11,6 @@ mod claims;
 mod fetch;
 mod keys;
 mod members;
-#[cfg(test)]
-mod tests;
 mod token;
 mod vault_token;
 
@@ -288,3 +286,6 @@ impl Authenticator {
         claims::principal(&payload, &self.expected, self.clock.now())
     }
 }
+
+#[cfg(test)]
+mod tests;

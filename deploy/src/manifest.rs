@@ -129,7 +129,7 @@ impl Reader {
         let kind = flaw.kind;
         let place = flaw.place(file);
         match kind {
-            FlawKind::TooLarge => Err(InputError::one(Code::TooLarge, place)),
+            FlawKind::TooLarge => Err(InputError::one(Code::ManifestInvalid, place)),
             FlawKind::Invalid => {
                 self.places.push(place);
                 Ok(())

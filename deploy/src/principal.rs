@@ -112,11 +112,11 @@ impl Actor {
         {
             groups.push(format!("gitlab:group:{namespace}"));
         }
-        if let Some(environment) = principal.attribute("environment") {
-            groups.push(format!(
-                "gitlab:project_env:{project}:{}",
-                environment_slug(environment)
-            ));
+        if let Some(environment) = principal
+            .attribute("environment")
+            .filter(|name| is_own_slug(name))
+        {
+            groups.push(format!("gitlab:project_env:{project}:{environment}"));
         }
         if let Some(tier) = principal.attribute("deployment_tier") {
             groups.push(format!("gitlab:project_env_tier:{project}:{tier}"));
@@ -128,20 +128,16 @@ impl Actor {
     }
 }
 
-/// Makes GitLab's slug of an environment name that needs no hash suffix; a name that GitLab itself
-/// would shorten or change gets no group of ours by accident, as the slug then differs from any
-/// that GitLab gives out.
-fn environment_slug(name: &str) -> String {
-    name.to_lowercase()
-        .chars()
-        .map(|c| {
-            if c.is_ascii_lowercase() || c.is_ascii_digit() {
-                c
-            } else {
-                '-'
-            }
-        })
-        .collect()
+/// Says whether GitLab's slug of an environment is its very name. For any other name GitLab appends
+/// a hash that is not in the token; such an environment gets no group, as a job chooses the name in
+/// its YAML and `Production` must never pass for `production`.
+fn is_own_slug(name: &str) -> bool {
+    let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    name.len() <= 24
+        && name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.chars().all(fits)
+        && !name.contains("--")
+        && !name.ends_with('-')
 }
 
 #[cfg(test)]
@@ -174,6 +170,26 @@ mod tests {
                 "gitlab:project_env:42:production"
             ]
         );
+    }
+
+    #[test]
+    fn an_environment_never_passes_for_another_one() {
+        for name in [
+            "Production",
+            "prod/uction",
+            "production-",
+            "a--b",
+            "1prod",
+            &"x".repeat(25),
+        ] {
+            let principal = job(&[("job_id", "7"), ("project_id", "42"), ("environment", name)]);
+            let actor = Actor::of(&principal).expect("job and project are there");
+            assert_eq!(
+                actor.groups,
+                ["gitlab:ci_job", "gitlab:project:42"],
+                "{name}"
+            );
+        }
     }
 
     #[test]

@@ -3,8 +3,8 @@
 //! Fed by [`crate::resolve`] through [`crate::log::RunLog::learn`] as soon as a value is known; used
 //! for each event and for the report. A value is found raw, line by line, as base64 (standard and
 //! URL alphabet, with and without padding, and inside a longer base64 text at any alignment),
-//! percent-encoded and JSON-escaped. Values shorter than [`SHORT`] bytes are found only as whole
-//! words: taking every `1` out of a log would leave no log.
+//! percent-encoded and JSON-escaped. A value shorter than [`SHORT`] bytes is found raw only as a
+//! whole word: taking every `1` or every `demo` out of a log would leave no log.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
@@ -15,8 +15,10 @@ use crate::secret::Secret;
 
 /// What stands in place of a value.
 const MARK: &str = "[redacted]";
-/// Values shorter than this are found only as whole words.
-const SHORT: usize = 4;
+/// Values shorter than this are found raw only as whole words.
+const SHORT: usize = 6;
+/// Values from this length on are found encoded as well.
+const ENCODED: usize = 4;
 /// Lines of a longer value count by themselves from this length on.
 const LINE: usize = 8;
 
@@ -42,10 +44,15 @@ impl Redactor {
                 self.add_text(text);
             }
         }
-        if bytes.len() >= SHORT {
+        if bytes.len() >= ENCODED {
             self.add_base64(bytes);
-            push(&mut self.anywhere, percent(bytes, "0123456789ABCDEF"));
-            push(&mut self.anywhere, percent(bytes, "0123456789abcdef"));
+            for digits in ["0123456789ABCDEF", "0123456789abcdef"] {
+                let encoded = percent(bytes, digits);
+                // A value that encodes to itself is found raw, or as a word.
+                if encoded.as_bytes() != bytes {
+                    push(&mut self.anywhere, encoded);
+                }
+            }
         }
         self.anywhere
             .sort_by_key(|needle| std::cmp::Reverse(needle.len()));
@@ -140,7 +147,7 @@ fn find(text: &str, needle: &str, mut hit: impl FnMut(usize, usize)) {
 fn is_word(text: &str, start: usize, end: usize) -> bool {
     let before = text[..start].chars().next_back();
     let after = text[end..].chars().next();
-    let joins = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
+    let joins = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == '-');
     !joins(before) && !joins(after)
 }
 
@@ -231,7 +238,10 @@ mod tests {
     #[test]
     fn short_values_are_found_as_words_only() {
         let redactor = redactor(&["ab"]);
-        assert_eq!(redactor.clean("ab cab ab."), "[redacted] cab [redacted].");
+        assert_eq!(
+            redactor.clean("ab cab ab. x-ab"),
+            "[redacted] cab [redacted]. x-ab"
+        );
     }
 
     #[test]

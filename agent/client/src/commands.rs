@@ -125,6 +125,7 @@ async fn submit(
     };
     let started = OnceCell::new();
     let agent = session.agent;
+    session.output.verdict_follows();
     let output = &mut *session.output;
     let work = async {
         let patience = &mut Patience::new(limit);
@@ -171,6 +172,7 @@ async fn log_of(
     limit: Duration,
 ) -> Result<Exit, Problem> {
     let mut events = Vec::new();
+    session.output.verdict_follows();
     let output = &mut *session.output;
     let patience = &mut Patience::new(limit);
     let mut tell = |progress: Progress<'_>| {
@@ -190,6 +192,7 @@ async fn log_of(
 
 /// Waits for the verdict of a run.
 async fn verdict(session: &mut Session<'_>, run: &RunId, limit: Duration) -> Result<Exit, Problem> {
+    session.output.verdict_follows();
     let output = &mut *session.output;
     let patience = &mut Patience::new(limit);
     let mut tell = |progress: Progress<'_>| output.progress(progress);

@@ -24,6 +24,19 @@ pub(crate) struct Log {
     sections: Sections,
     /// The GitLab section that is open, with the time of its last event.
     open: Option<(Stage, u64)>,
+    /// Whether the agent's own telling of the verdict is left out, and whether it is on now.
+    verdict: Verdict,
+}
+
+/// What happens to the stage in which the agent tells the verdict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    /// It is shown: nothing follows the log.
+    Shown,
+    /// It will be left out: the caller tells the verdict itself.
+    Awaited,
+    /// It is on, and left out.
+    LeftOut,
 }
 
 impl Log {
@@ -32,7 +45,13 @@ impl Log {
         Self {
             sections,
             open: None,
+            verdict: Verdict::Shown,
         }
+    }
+
+    /// Leaves the agent's telling of the verdict out, for callers that tell it themselves.
+    pub(crate) fn verdict_follows(&mut self) {
+        self.verdict = Verdict::Awaited;
     }
 
     /// Returns the lines of an event, each with its end; maybe none.
@@ -40,6 +59,24 @@ impl Log {
         let now = unix_seconds(&event.ts).unwrap_or(0);
         if let Some((_, last)) = &mut self.open {
             *last = now;
+        }
+        match (self.verdict, &event.body) {
+            (
+                Verdict::Awaited,
+                Body::StageStarted {
+                    stage: Stage::Report,
+                    ..
+                },
+            ) => {
+                self.verdict = Verdict::LeftOut;
+                return self.close();
+            }
+            (Verdict::LeftOut, Body::StageEnded { .. } | Body::End { .. }) => {
+                self.verdict = Verdict::Awaited;
+                return self.close();
+            }
+            (Verdict::LeftOut, _) => return String::new(),
+            (Verdict::Shown | Verdict::Awaited, _) => {}
         }
         match &event.body {
             Body::StageStarted { stage, title } => self.start(*stage, title, now),

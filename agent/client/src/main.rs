@@ -10,24 +10,24 @@
     reason = "a problem is made once and ends the program; its size is of no account"
 )]
 
+mod log;
+mod yaml;
+mod quote;
+mod expand;
 mod archive;
+mod walk;
+mod pack;
+mod exit;
+mod tokens;
+mod progress;
+mod wire;
+mod lines;
+mod patience;
+mod follow;
+mod render;
+mod output;
 mod args;
 mod commands;
-mod exit;
-mod expand;
-mod follow;
-mod lines;
-mod log;
-mod output;
-mod pack;
-mod patience;
-mod progress;
-mod quote;
-mod render;
-mod tokens;
-mod walk;
-mod wire;
-mod yaml;
 
 use std::process::ExitCode;
 

@@ -48,6 +48,11 @@ impl Output {
         }
     }
 
+    /// Says that a verdict is told after the log.
+    pub(crate) fn verdict_follows(&mut self) {
+        self.log.verdict_follows();
+    }
+
     /// Tells progress.
     pub(crate) fn progress(&mut self, progress: Progress<'_>) {
         match (progress, self.format) {

@@ -136,7 +136,8 @@ fn digest(report: &Report, out: &mut String) {
             text("  what to do: ", hint, out);
         }
     }
-    if let Some(told) = &report.problem {
+    // The causes say it all, with their own hints.
+    if let Some(told) = report.problem.as_ref().filter(|_| report.causes.is_empty()) {
         out.push('\n');
         out.push_str(&problem(told));
     }

@@ -33,9 +33,9 @@ use super::brain::Brain;
 use super::brain::Prepared;
 use crate::app::Bound;
 use crate::app::Ending;
-use crate::app::system_clock;
 use crate::auth::Identity;
 use crate::auth::Presented;
+use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::config::Environment;
 use crate::lifecycle::EndSignal;
@@ -82,7 +82,7 @@ impl World {
             &config,
             "hash".to_owned(),
             brain(),
-            system_clock(),
+            Arc::new(SystemClock),
             Vec::new(),
         );
         let bound = bound.await.expect("it binds");
