@@ -90,7 +90,7 @@ pub(crate) async fn run(session: &mut Session<'_>, command: Command) -> Exit {
         }
         Command::Result(result) => {
             let report = follow::result(session.agent, &result.run, Duration::ZERO).await;
-            report.map(|report| tell_verdict(session.output, &report))
+            report.map(|report| tell_result(session.output, &report))
         }
         Command::Cancel(Run { run }) => cancel(session, &run).await,
         Command::Whoami => whoami(session).await,
@@ -145,7 +145,12 @@ async fn submit(
         () = interrupted() => Err(stopped(started.get())),
     };
     match ended {
-        Ok(Ended::Over(report)) => Ok(tell_verdict(session.output, &report)),
+        Ok(Ended::Over(report)) => {
+            session
+                .output
+                .answer(&report.json, &render::verdict(&report.value));
+            Ok(Exit::of_status(report.value.status))
+        }
         Ok(Ended::Detached(accepted)) => {
             let text = format!("{}\n", accepted.value.id);
             session.output.answer(&accepted.json, &text);
@@ -198,7 +203,7 @@ async fn verdict(session: &mut Session<'_>, run: &RunId, limit: Duration) -> Res
         // Waiting has no effect that could be lost.
         () = interrupted() => return Err(stopped(Some(run))),
     };
-    Ok(tell_verdict(session.output, &report))
+    Ok(tell_result(session.output, &report))
 }
 
 async fn status(session: &mut Session<'_>, run: &RunId) -> Result<Exit, Problem> {
@@ -279,8 +284,8 @@ async fn ask<T: serde::de::DeserializeOwned>(
     follow::told(answer.map_err(late)?.map_err(|error| error.problem())?)
 }
 
-fn tell_verdict(output: &mut Output, report: &Told<Report>) -> Exit {
-    output.answer(&report.json, &render::verdict(&report.value));
+fn tell_result(output: &mut Output, report: &Told<Report>) -> Exit {
+    output.answer(&report.json, &render::result(&report.value));
     Exit::of_status(report.value.status)
 }
 
