@@ -126,6 +126,7 @@ async fn submit(
     let started = OnceCell::new();
     let agent = session.agent;
     let output = &mut *session.output;
+    output.leave_verdict();
     let work = async {
         let patience = &mut Patience::new(limit);
         let mut tell = |progress: Progress<'_>| output.progress(progress);

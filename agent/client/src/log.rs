@@ -18,10 +18,29 @@ pub(crate) enum Sections {
     Plain,
 }
 
+/// What is done with the agent's last stage, which tells the verdict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    /// It is shown.
+    Shown,
+    /// The caller tells the verdict itself, so it is left out from its beginning.
+    Left(Verdict),
+}
+
+/// Whether the verdict's stage began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    /// Not yet.
+    Ahead,
+    /// It did.
+    Begun,
+}
+
 /// Renders the events of one run, in order.
 #[derive(Debug)]
 pub(crate) struct Log {
     sections: Sections,
+    ending: Ending,
     /// The GitLab section that is open, with the time of its last event.
     open: Option<(Stage, u64)>,
 }
@@ -31,8 +50,14 @@ impl Log {
     pub(crate) fn new(sections: Sections) -> Self {
         Self {
             sections,
+            ending: Ending::Shown,
             open: None,
         }
+    }
+
+    /// Leaves the verdict out.
+    pub(crate) fn leave_verdict(&mut self) {
+        self.ending = Ending::Left(Verdict::Ahead);
     }
 
     /// Returns the lines of an event, each with its end; maybe none.
@@ -40,6 +65,18 @@ impl Log {
         let now = unix_seconds(&event.ts).unwrap_or(0);
         if let Some((_, last)) = &mut self.open {
             *last = now;
+        }
+        if let Ending::Left(verdict) = &mut self.ending {
+            if let Body::StageStarted {
+                stage: Stage::Report,
+                ..
+            } = &event.body
+            {
+                *verdict = Verdict::Begun;
+            }
+            if *verdict == Verdict::Begun {
+                return self.close();
+            }
         }
         match &event.body {
             Body::StageStarted { stage, title } => self.start(*stage, title, now),
@@ -198,6 +235,38 @@ mod tests {
         assert!(text.starts_with(start), "{text:?}");
         assert!(text.ends_with(end), "{text:?}");
         assert_eq!(text.matches('\x1b').count(), 4);
+    }
+
+    #[test]
+    fn a_verdict_that_is_told_elsewhere_is_left_out() {
+        let mut log = Log::new(Sections::Plain);
+        log.leave_verdict();
+        let title = "verdict".to_owned();
+        let text = "failed".to_owned();
+        let stage = Stage::Report;
+        let events = [
+            event(6, Body::StageStarted { stage, title }),
+            event(
+                7,
+                Body::Message {
+                    level: Level::Error,
+                    text,
+                },
+            ),
+            event(8, Body::StageEnded { stage }),
+            event(
+                9,
+                Body::End {
+                    status: Status::Failed,
+                },
+            ),
+        ];
+        let all: String = run()
+            .iter()
+            .chain(&events)
+            .map(|event| log.event(event))
+            .collect();
+        assert!(all.ends_with("  changed   Deployment/web\n"), "{all:?}");
     }
 
     #[test]

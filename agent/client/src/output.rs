@@ -48,6 +48,11 @@ impl Output {
         }
     }
 
+    /// Leaves the verdict out of the log, because it is told as the answer.
+    pub(crate) fn leave_verdict(&mut self) {
+        self.log.leave_verdict();
+    }
+
     /// Tells progress.
     pub(crate) fn progress(&mut self, progress: Progress<'_>) {
         match (progress, self.format) {

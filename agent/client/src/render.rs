@@ -143,7 +143,8 @@ fn digest(report: &Report, out: &mut String) {
             text("  what to do: ", hint, out);
         }
     }
-    if let Some(told) = &report.problem {
+    // With causes the problem says the same once more.
+    if let Some(told) = report.problem.as_ref().filter(|_| count == 0) {
         out.push('\n');
         out.push_str(&problem(told));
     }
