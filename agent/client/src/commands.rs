@@ -235,8 +235,18 @@ async fn cancel(session: &mut Session<'_>, run: &RunId) -> Result<Exit, Problem>
         .await
         .map_err(|error| error.problem())?;
     let json = answer.success()?;
-    // The verdict is the run's own business; whoever waits for it is told there.
-    let text = format!("cancelling {run}; its verdict: quaymaster result --wait {run}\n");
+    let text = match serde_json::from_slice::<Report>(&json) {
+        Ok(report) if report.status.is_final() => {
+            format!(
+                "nothing to cancel, the run is over\n{}",
+                render::verdict(&report)
+            )
+        }
+        // The verdict is the run's own business; whoever waits for it is told there.
+        Ok(_) | Err(_) => {
+            format!("cancelling {run}; its verdict: quaymaster result --wait {run}\n")
+        }
+    };
     let json = if json.trim_ascii().is_empty() {
         Bytes::from_static(b"{}")
     } else {
