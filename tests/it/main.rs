@@ -6,6 +6,7 @@
 )]
 
 mod causes;
+mod client;
 mod contract;
 mod deploy;
 mod faults;

@@ -90,7 +90,7 @@ pub(crate) async fn run(session: &mut Session<'_>, command: Command) -> Exit {
         }
         Command::Result(result) => {
             let report = follow::result(session.agent, &result.run, Duration::ZERO).await;
-            report.map(|report| tell_verdict(session.output, &report))
+            report.map(|report| tell_result(session.output, &report))
         }
         Command::Cancel(Run { run }) => cancel(session, &run).await,
         Command::Whoami => whoami(session).await,
@@ -125,8 +125,8 @@ async fn submit(
     };
     let started = OnceCell::new();
     let agent = session.agent;
-    session.output.verdict_follows();
     let output = &mut *session.output;
+    output.leave_verdict();
     let work = async {
         let patience = &mut Patience::new(limit);
         let mut tell = |progress: Progress<'_>| output.progress(progress);
@@ -146,7 +146,12 @@ async fn submit(
         () = interrupted() => Err(stopped(started.get())),
     };
     match ended {
-        Ok(Ended::Over(report)) => Ok(tell_verdict(session.output, &report)),
+        Ok(Ended::Over(report)) => {
+            session
+                .output
+                .answer(&report.json, &render::verdict(&report.value));
+            Ok(Exit::of_status(report.value.status))
+        }
         Ok(Ended::Detached(accepted)) => {
             let text = format!("{}\n", accepted.value.id);
             session.output.answer(&accepted.json, &text);
@@ -172,7 +177,6 @@ async fn log_of(
     limit: Duration,
 ) -> Result<Exit, Problem> {
     let mut events = Vec::new();
-    session.output.verdict_follows();
     let output = &mut *session.output;
     let patience = &mut Patience::new(limit);
     let mut tell = |progress: Progress<'_>| {
@@ -192,7 +196,6 @@ async fn log_of(
 
 /// Waits for the verdict of a run.
 async fn verdict(session: &mut Session<'_>, run: &RunId, limit: Duration) -> Result<Exit, Problem> {
-    session.output.verdict_follows();
     let output = &mut *session.output;
     let patience = &mut Patience::new(limit);
     let mut tell = |progress: Progress<'_>| output.progress(progress);
@@ -201,7 +204,7 @@ async fn verdict(session: &mut Session<'_>, run: &RunId, limit: Duration) -> Res
         // Waiting has no effect that could be lost.
         () = interrupted() => return Err(stopped(Some(run))),
     };
-    Ok(tell_verdict(session.output, &report))
+    Ok(tell_result(session.output, &report))
 }
 
 async fn status(session: &mut Session<'_>, run: &RunId) -> Result<Exit, Problem> {
@@ -232,8 +235,18 @@ async fn cancel(session: &mut Session<'_>, run: &RunId) -> Result<Exit, Problem>
         .await
         .map_err(|error| error.problem())?;
     let json = answer.success()?;
-    // The verdict is the run's own business; whoever waits for it is told there.
-    let text = format!("cancelling {run}; its verdict: quaymaster result --wait {run}\n");
+    let text = match serde_json::from_slice::<Report>(&json) {
+        Ok(report) if report.status.is_final() => {
+            format!(
+                "nothing to cancel, the run is over\n{}",
+                render::verdict(&report)
+            )
+        }
+        // The verdict is the run's own business; whoever waits for it is told there.
+        Ok(_) | Err(_) => {
+            format!("cancelling {run}; its verdict: quaymaster result --wait {run}\n")
+        }
+    };
     let json = if json.trim_ascii().is_empty() {
         Bytes::from_static(b"{}")
     } else {
@@ -282,8 +295,8 @@ async fn ask<T: serde::de::DeserializeOwned>(
     follow::told(answer.map_err(late)?.map_err(|error| error.problem())?)
 }
 
-fn tell_verdict(output: &mut Output, report: &Told<Report>) -> Exit {
-    output.answer(&report.json, &render::verdict(&report.value));
+fn tell_result(output: &mut Output, report: &Told<Report>) -> Exit {
+    output.answer(&report.json, &render::result(&report.value));
     Exit::of_status(report.value.status)
 }
 

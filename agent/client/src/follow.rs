@@ -229,7 +229,9 @@ pub(crate) async fn result(
     run: &RunId,
     wait: Duration,
 ) -> Result<Told<Report>, Problem> {
-    let path = format!("/v1/deploys/{run}/result?wait={}s", wait.as_secs());
+    // Zero is no duration to the agent; "0" means: do not wait.
+    let unit = if wait.as_secs() == 0 { "" } else { "s" };
+    let path = format!("/v1/deploys/{run}/result?wait={}{unit}", wait.as_secs());
     let answer = agent.call(&Call::get(path).wait(wait)).await;
     let answer = answer.map_err(|error| error.problem())?;
     // A failed run is told with its own status code; the body is the report all the same.

@@ -18,25 +18,31 @@ pub(crate) enum Sections {
     Plain,
 }
 
+/// What is done with the agent's last stage, which tells the verdict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    /// It is shown.
+    Shown,
+    /// The caller tells the verdict itself, so it is left out from its beginning.
+    Left(Verdict),
+}
+
+/// Whether the verdict's stage began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    /// Not yet.
+    Ahead,
+    /// It did.
+    Begun,
+}
+
 /// Renders the events of one run, in order.
 #[derive(Debug)]
 pub(crate) struct Log {
     sections: Sections,
+    ending: Ending,
     /// The GitLab section that is open, with the time of its last event.
     open: Option<(Stage, u64)>,
-    /// Whether the agent's own telling of the verdict is left out, and whether it is on now.
-    verdict: Verdict,
-}
-
-/// What happens to the stage in which the agent tells the verdict.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verdict {
-    /// It is shown: nothing follows the log.
-    Shown,
-    /// It will be left out: the caller tells the verdict itself.
-    Awaited,
-    /// It is on, and left out.
-    LeftOut,
 }
 
 impl Log {
@@ -44,14 +50,14 @@ impl Log {
     pub(crate) fn new(sections: Sections) -> Self {
         Self {
             sections,
+            ending: Ending::Shown,
             open: None,
-            verdict: Verdict::Shown,
         }
     }
 
-    /// Leaves the agent's telling of the verdict out, for callers that tell it themselves.
-    pub(crate) fn verdict_follows(&mut self) {
-        self.verdict = Verdict::Awaited;
+    /// Leaves the verdict out.
+    pub(crate) fn leave_verdict(&mut self) {
+        self.ending = Ending::Left(Verdict::Ahead);
     }
 
     /// Returns the lines of an event, each with its end; maybe none.
@@ -60,23 +66,17 @@ impl Log {
         if let Some((_, last)) = &mut self.open {
             *last = now;
         }
-        match (self.verdict, &event.body) {
-            (
-                Verdict::Awaited,
-                Body::StageStarted {
-                    stage: Stage::Report,
-                    ..
-                },
-            ) => {
-                self.verdict = Verdict::LeftOut;
+        if let Ending::Left(verdict) = &mut self.ending {
+            if let Body::StageStarted {
+                stage: Stage::Report,
+                ..
+            } = &event.body
+            {
+                *verdict = Verdict::Begun;
+            }
+            if *verdict == Verdict::Begun {
                 return self.close();
             }
-            (Verdict::LeftOut, Body::StageEnded { .. } | Body::End { .. }) => {
-                self.verdict = Verdict::Awaited;
-                return self.close();
-            }
-            (Verdict::LeftOut, _) => return String::new(),
-            (Verdict::Shown | Verdict::Awaited, _) => {}
         }
         match &event.body {
             Body::StageStarted { stage, title } => self.start(*stage, title, now),
@@ -235,6 +235,38 @@ mod tests {
         assert!(text.starts_with(start), "{text:?}");
         assert!(text.ends_with(end), "{text:?}");
         assert_eq!(text.matches('\x1b').count(), 4);
+    }
+
+    #[test]
+    fn a_verdict_that_is_told_elsewhere_is_left_out() {
+        let mut log = Log::new(Sections::Plain);
+        log.leave_verdict();
+        let title = "verdict".to_owned();
+        let text = "failed".to_owned();
+        let stage = Stage::Report;
+        let events = [
+            event(6, Body::StageStarted { stage, title }),
+            event(
+                7,
+                Body::Message {
+                    level: Level::Error,
+                    text,
+                },
+            ),
+            event(8, Body::StageEnded { stage }),
+            event(
+                9,
+                Body::End {
+                    status: Status::Failed,
+                },
+            ),
+        ];
+        let all: String = run()
+            .iter()
+            .chain(&events)
+            .map(|event| log.event(event))
+            .collect();
+        assert!(all.ends_with("  changed   Deployment/web\n"), "{all:?}");
     }
 
     #[test]

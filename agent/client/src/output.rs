@@ -48,9 +48,9 @@ impl Output {
         }
     }
 
-    /// Says that a verdict is told after the log.
-    pub(crate) fn verdict_follows(&mut self) {
-        self.log.verdict_follows();
+    /// Leaves the verdict out of the log, because it is told as the answer.
+    pub(crate) fn leave_verdict(&mut self) {
+        self.log.leave_verdict();
     }
 
     /// Tells progress.

@@ -17,12 +17,9 @@ use proto::report::WhoAmI;
 
 use crate::log::clean;
 
-/// Renders the end of a run.
+/// Renders the verdict of a run whose log was just told; a plan stands in the log.
 pub(crate) fn verdict(report: &Report) -> String {
     let mut out = String::new();
-    if report.mode == Mode::DryRun {
-        plan(report, &mut out);
-    }
     for warning in &report.warnings {
         text("warning: ", warning, &mut out);
     }
@@ -30,6 +27,16 @@ pub(crate) fn verdict(report: &Report) -> String {
         digest(report, &mut out);
     }
     out.push_str(&run_line(report));
+    out
+}
+
+/// Renders a run whose log was not told: a plan and the verdict.
+pub(crate) fn result(report: &Report) -> String {
+    let mut out = String::new();
+    if report.mode == Mode::DryRun {
+        plan(report, &mut out);
+    }
+    out.push_str(&verdict(report));
     out
 }
 
@@ -41,7 +48,7 @@ pub(crate) fn status(report: &Report) -> String {
     if let Some(finished) = &report.finished {
         text("finished: ", finished, &mut out);
     }
-    out.push_str(&verdict(report));
+    out.push_str(&result(report));
     out
 }
 
@@ -136,8 +143,8 @@ fn digest(report: &Report, out: &mut String) {
             text("  what to do: ", hint, out);
         }
     }
-    // The causes say it all, with their own hints.
-    if let Some(told) = report.problem.as_ref().filter(|_| report.causes.is_empty()) {
+    // With causes the problem says the same once more.
+    if let Some(told) = report.problem.as_ref().filter(|_| count == 0) {
         out.push('\n');
         out.push_str(&problem(told));
     }

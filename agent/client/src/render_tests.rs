@@ -17,6 +17,7 @@ use proto::report::Step;
 use proto::report::WhoAmI;
 
 use super::problem;
+use super::result;
 use super::verdict;
 use super::whoami;
 
@@ -95,7 +96,8 @@ fn a_plan_lists_steps_and_keys_and_says_that_nothing_was_written() {
          plan: 0 to create, 1 to change, 0 the same, 0 not known before the run; nothing was written\n\
          OK demo/flask/flask-demo: the plan is complete (run {RUN})\n"
     );
-    assert_eq!(verdict(&report), expected);
+    assert_eq!(result(&report), expected);
+    assert_eq!(verdict(&report).lines().count(), 1);
 }
 
 #[test]
