@@ -1,7 +1,7 @@
 //! Values about cluster objects: kind, identity, desired body, what was applied, what was seen.
 //!
 //! Bodies are JSON trees exactly as they were parsed; nothing here talks to a cluster. Made by
-//! [`crate::manifest`] and [`crate::render`], used by plan, apply and watch, and by the Kubernetes
+//! [`crate::manifest`] and [`crate::plan`], used by plan, apply and watch, and by the Kubernetes
 //! adapter.
 
 use std::fmt;

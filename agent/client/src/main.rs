@@ -10,6 +10,7 @@
     reason = "a problem is made once and ends the program; its size is of no account"
 )]
 
+mod args;
 mod log;
 mod yaml;
 mod quote;
@@ -26,7 +27,6 @@ mod patience;
 mod follow;
 mod render;
 mod output;
-mod args;
 mod commands;
 
 use std::process::ExitCode;
