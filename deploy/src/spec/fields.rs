@@ -1,6 +1,6 @@
 //! Reading located nodes field by field, and collecting every error on the way.
 //!
-//! Called by [`super::parse`] and [`super::secrets`]. A method that cannot read its node reports why
+//! Called by [`super::parse()`] and [`super::secrets`]. A method that cannot read its node reports why
 //! and returns `None`, so that the caller goes on with the next field.
 
 use std::collections::BTreeSet;

@@ -1,6 +1,6 @@
 //! The fields of `quaymaster.yaml`, from the top down.
 //!
-//! Called by [`super::parse`] with the located tree. Everything wrong is reported at once; words that
+//! Called by [`super::parse()`] with the located tree. Everything wrong is reported at once; words that
 //! later versions will know are refused by name, never passed over.
 
 use std::collections::BTreeMap;

@@ -1,6 +1,6 @@
 //! The `secrets` of a spec: names, types, keys and where each value comes from.
 //!
-//! Called by [`super::parse`]. What the API server would refuse later (a missing key of a type, a key
+//! Called by [`super::parse()`]. What the API server would refuse later (a missing key of a type, a key
 //! name) is refused here, before any credential is issued.
 
 use std::collections::BTreeMap;
