@@ -16,3 +16,4 @@ mod refusals;
 mod samples;
 mod stand;
 mod tidy;
+mod tokens;

@@ -60,6 +60,7 @@ audience = "{AUDIENCE}"
 
 [vault]
 address = "{vault}"
+trusted_mounts = ["jwt"]
 
 [cluster.stand]
 kubeconfig = "{kubeconfig}"
