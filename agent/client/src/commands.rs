@@ -338,7 +338,7 @@ fn stopped(run: Option<&RunId>) -> Problem {
             Problem::new(Code::StillRunning, text).hint(patience::go_on(run))
         }
         None => Problem::new(
-            Code::StillRunning,
+            Code::Unavailable,
             "a signal ended the client before the agent accepted the run",
         )
         .hint("quaymaster list shows whether it was accepted"),

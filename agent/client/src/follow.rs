@@ -165,6 +165,9 @@ async fn read(
             Ok(Ok(None)) => return Ok(Read::Cut("the log broke off".to_owned())),
             Ok(Err(why)) => return Ok(Read::Cut(why)),
             Err(_) if until == Until::Now => return Ok(Read::Complete),
+            Err(_) if Instant::now() >= patience.deadline() => {
+                return Err(patience.too_late(Some(run)));
+            }
             Err(_) => return Ok(Read::Cut("the log fell silent".to_owned())),
         };
         let Ok(event) = serde_json::from_slice::<Event>(&line) else {

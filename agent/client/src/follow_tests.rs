@@ -34,6 +34,8 @@ enum Reply {
     Broken(&'static str),
     /// Sends a stream with its end.
     Stream(&'static str),
+    /// Begins a stream, sends this and then nothing, with the connection open.
+    Quiet(&'static str),
     /// Takes the request and hangs up.
     HangUp,
 }
@@ -53,19 +55,30 @@ fn agent() -> (TempDir, Agent) {
 async fn serve(socket: PathBuf, replies: Vec<Reply>) -> Vec<String> {
     let listener = UnixListener::bind(socket).expect("a socket");
     let mut requests = Vec::new();
+    let mut open = Vec::new();
     for reply in replies {
         let (mut stream, _) = listener.accept().await.expect("a connection");
         requests.push(request(&mut stream).await);
+        let quiet = matches!(reply, Reply::Quiet(_));
         let bytes = match reply {
             Reply::Whole(status, body) => {
                 let length = body.len();
                 format!("HTTP/1.1 {status} X\r\ncontent-length: {length}\r\n\r\n{body}")
             }
-            Reply::Broken(lines) => format!("{CHUNKED}{:x}\r\n{lines}\r\n", lines.len()),
+            Reply::Broken(lines) | Reply::Quiet(lines) => {
+                format!("{CHUNKED}{:x}\r\n{lines}\r\n", lines.len())
+            }
             Reply::Stream(lines) => format!("{CHUNKED}{:x}\r\n{lines}\r\n0\r\n\r\n", lines.len()),
             Reply::HangUp => String::new(),
         };
         stream.write_all(bytes.as_bytes()).await.expect("written");
+        if quiet {
+            open.push(stream);
+        }
+    }
+    if !open.is_empty() {
+        // The caller drops this future once the client has given up.
+        std::future::pending::<()>().await;
     }
     requests
 }
@@ -268,4 +281,25 @@ async fn nothing_is_waited_for_beyond_the_deadline() {
             .is_some_and(|hint| hint.contains("quaymaster cancel r0"))
     );
     drop(listener);
+}
+
+#[tokio::test]
+async fn a_run_that_is_on_at_the_deadline_is_still_running_and_not_unreachable() {
+    let (_dir, agent) = agent();
+    let server = serve(agent.socket.clone(), vec![Reply::Quiet(EVENT_1)]);
+    let mut told = Vec::new();
+    let mut tell = |progress: Progress<'_>| {
+        if let Progress::Event(event) = progress {
+            told.push(event.seq);
+        }
+    };
+    let mut patience = Patience::short(Duration::from_millis(100));
+    let run = RunId::from_bits(1);
+    let client = follow(&agent, &run, Until::End, &mut patience, &mut tell);
+    let seen = tokio::select! {
+        seen = client => seen,
+        _ = server => panic!("the server waits for ever"),
+    };
+    assert_eq!(seen.expect_err("no end").code, Code::StillRunning);
+    assert_eq!(told, [1]);
 }
