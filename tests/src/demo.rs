@@ -178,13 +178,12 @@ async fn start_agent(programs: &Programs, config: &Path, dir: &Path) -> Result<C
 /// What a platform team does once per project: the namespace with its RBAC, and the secret in Vault.
 async fn platform(stand: &Stand) -> Result<()> {
     stand.grant_project(NAMESPACE, "42").await?;
-    let (host, port) = stand
+    let (host, _) = stand
         .facts()
         .postgres_for_pods
         .split_once(':')
         .context("PostgreSQL has a port")?;
-    let fields = json!({ "api_key": "k2-93c1de77", "greeting": "Hello from Quaymaster",
-        "db_host": host, "db_port": port, "db_name": "demo" });
+    let fields = json!({ "api_key": "k2-93c1de77", "db_host": host });
     let (status, answer) = stand
         .vault(
             Method::POST,
