@@ -152,6 +152,7 @@ async fn start_agent(programs: &Programs, config: &Path, dir: &Path) -> Result<C
     let child = Command::new(&programs.agent)
         .arg("--config")
         .arg(config)
+        .env_clear()
         .stdin(Stdio::null())
         .stdout(Stdio::from(log.try_clone()?))
         .stderr(Stdio::from(log))

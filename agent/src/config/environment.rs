@@ -9,6 +9,12 @@ use std::ffi::OsString;
 use super::reader::Reader;
 
 const PREFIX: &str = "QUAYMASTER_";
+/// Variables of the client, which may stand in an operator's shell beside ours.
+const CLIENT: [&str; 3] = [
+    "QUAYMASTER_SOCKET",
+    "QUAYMASTER_ID_TOKEN",
+    "QUAYMASTER_VAULT_TOKEN",
+];
 
 /// Variables without prefix, in lower case, and the keys that they set.
 const KEYS: [(&str, &str); 21] = [
@@ -48,7 +54,10 @@ impl Environment {
     pub fn collect(all: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
         let mut ours = Self::default();
         for (name, value) in all {
-            let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX)) else {
+            let Some(name) = name
+                .to_str()
+                .filter(|name| name.starts_with(PREFIX) && !CLIENT.contains(name))
+            else {
                 continue;
             };
             match value.into_string() {

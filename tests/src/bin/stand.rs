@@ -286,7 +286,9 @@ async fn run_agent(stand: &Stand) -> Result<()> {
         admin.display(),
         config.display()
     );
+    // Variables for the client, as `stand env` sets them, are none of the agent's.
     let status = tokio::process::Command::new(program)
+        .env_clear()
         .arg("--config")
         .arg(config)
         .kill_on_drop(true)
