@@ -94,7 +94,7 @@ pub enum SecretsError {
         path: String,
     },
     /// The version exists no more, or is deleted.
-    #[error("version {version} of {path} is deleted or destroyed")]
+    #[error("{} of {path} is deleted or destroyed", if *version == 0 { "the latest version".to_owned() } else { format!("version {version}") })]
     VersionGone {
         /// The path.
         path: String,

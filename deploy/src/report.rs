@@ -108,7 +108,13 @@ pub fn of_resolve(error: &ResolveError) -> Problem {
 }
 
 fn of_vault(what: &str, error: &SecretsError) -> Problem {
-    let detail = format!("{what}: {error}");
+    let told = error.to_string();
+    // Most errors name the path themselves.
+    let detail = if told.contains(what) {
+        told
+    } else {
+        format!("{what}: {told}")
+    };
     match error.class() {
         Class::Denied => Problem::new(Code::VaultDenied, detail)
             .hint("the policies of the rule's Vault role have to allow this path, and the role has to accept the job's claims"),
