@@ -10,6 +10,7 @@
     reason = "a problem is made once and ends the program; its size is of no account"
 )]
 
+mod exit;
 mod args;
 mod log;
 mod yaml;
@@ -18,7 +19,6 @@ mod expand;
 mod archive;
 mod walk;
 mod pack;
-mod exit;
 mod tokens;
 mod progress;
 mod wire;
