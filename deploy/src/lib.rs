@@ -15,6 +15,7 @@
 
 pub mod class;
 pub mod object;
+mod kinds;
 pub mod principal;
 pub mod secret;
 pub mod ports;

@@ -4,6 +4,7 @@
 //! CRD of the same bundle (it is applied first, so it is what the server will know) or by what the
 //! cluster serves.
 
+use crate::kinds::BUILT_IN;
 use crate::object::Gvk;
 use crate::object::Object;
 use crate::object::Resource;
@@ -19,66 +20,6 @@ pub(super) enum Scope {
     /// Nobody here knows.
     Unknown,
 }
-
-/// Kinds of Kubernetes that are cluster scoped; every other kind of these groups is namespaced.
-const CLUSTER_SCOPED: &[(&str, &[&str])] = &[
-    (
-        "",
-        &["Namespace", "Node", "PersistentVolume", "ComponentStatus"],
-    ),
-    ("apps", &[]),
-    ("batch", &[]),
-    ("autoscaling", &[]),
-    ("policy", &["PodSecurityPolicy"]),
-    ("discovery.k8s.io", &[]),
-    ("coordination.k8s.io", &[]),
-    ("events.k8s.io", &[]),
-    (
-        "networking.k8s.io",
-        &["IngressClass", "IPAddress", "ServiceCIDR"],
-    ),
-    (
-        "rbac.authorization.k8s.io",
-        &["ClusterRole", "ClusterRoleBinding"],
-    ),
-    (
-        "storage.k8s.io",
-        &[
-            "StorageClass",
-            "CSIDriver",
-            "CSINode",
-            "VolumeAttachment",
-            "VolumeAttributesClass",
-        ],
-    ),
-    ("scheduling.k8s.io", &["PriorityClass"]),
-    ("node.k8s.io", &["RuntimeClass"]),
-    (
-        "admissionregistration.k8s.io",
-        &[
-            "MutatingWebhookConfiguration",
-            "ValidatingWebhookConfiguration",
-            "ValidatingAdmissionPolicy",
-            "ValidatingAdmissionPolicyBinding",
-            "MutatingAdmissionPolicy",
-            "MutatingAdmissionPolicyBinding",
-        ],
-    ),
-    ("apiextensions.k8s.io", &["CustomResourceDefinition"]),
-    ("apiregistration.k8s.io", &["APIService"]),
-    (
-        "certificates.k8s.io",
-        &["CertificateSigningRequest", "ClusterTrustBundle"],
-    ),
-    (
-        "flowcontrol.apiserver.k8s.io",
-        &["FlowSchema", "PriorityLevelConfiguration"],
-    ),
-    (
-        "resource.k8s.io",
-        &["DeviceClass", "ResourceSlice", "DeviceTaintRule"],
-    ),
-];
 
 /// What is known about kinds during one decision.
 pub(super) struct Scopes<'a> {
@@ -111,7 +52,7 @@ impl<'a> Scopes<'a> {
 
     /// Returns where objects of a kind live.
     pub(super) fn scope(&self, gvk: &Gvk) -> Scope {
-        if let Some((_, kinds)) = CLUSTER_SCOPED.iter().find(|(group, _)| *group == gvk.group) {
+        if let Some((_, kinds)) = BUILT_IN.iter().find(|(group, _)| *group == gvk.group) {
             return if kinds.contains(&gvk.kind.as_str()) {
                 Scope::Cluster
             } else {

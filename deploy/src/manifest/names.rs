@@ -1,4 +1,4 @@
-//! Metadata of manifests: names, labels and annotations that are taken, and kinds without namespace.
+//! Metadata of manifests: names, labels and annotations that are taken.
 //!
 //! Called by [`super::object`].
 
@@ -6,65 +6,7 @@ use serde_json::Map;
 use serde_json::Value;
 
 use super::object::Findings;
-use crate::object::Gvk;
 use crate::yaml::shown;
-
-/// Built-in kinds whose objects live in no namespace, by group.
-const CLUSTER_SCOPED: &[(&str, &[&str])] = &[
-    (
-        "",
-        &["Namespace", "Node", "PersistentVolume", "ComponentStatus"],
-    ),
-    (
-        "rbac.authorization.k8s.io",
-        &["ClusterRole", "ClusterRoleBinding"],
-    ),
-    (
-        "admissionregistration.k8s.io",
-        &[
-            "MutatingAdmissionPolicy",
-            "MutatingAdmissionPolicyBinding",
-            "MutatingWebhookConfiguration",
-            "ValidatingAdmissionPolicy",
-            "ValidatingAdmissionPolicyBinding",
-            "ValidatingWebhookConfiguration",
-        ],
-    ),
-    ("apiextensions.k8s.io", &["CustomResourceDefinition"]),
-    ("apiregistration.k8s.io", &["APIService"]),
-    (
-        "certificates.k8s.io",
-        &["CertificateSigningRequest", "ClusterTrustBundle"],
-    ),
-    (
-        "flowcontrol.apiserver.k8s.io",
-        &["FlowSchema", "PriorityLevelConfiguration"],
-    ),
-    (
-        "networking.k8s.io",
-        &["IngressClass", "IPAddress", "ServiceCIDR"],
-    ),
-    ("node.k8s.io", &["RuntimeClass"]),
-    ("resource.k8s.io", &["DeviceClass", "ResourceSlice"]),
-    ("scheduling.k8s.io", &["PriorityClass"]),
-    (
-        "storage.k8s.io",
-        &[
-            "CSIDriver",
-            "CSINode",
-            "StorageClass",
-            "VolumeAttachment",
-            "VolumeAttributesClass",
-        ],
-    ),
-];
-
-/// Says whether a built-in kind lives in no namespace.
-pub(super) fn is_cluster_scoped(gvk: &Gvk) -> bool {
-    CLUSTER_SCOPED
-        .iter()
-        .any(|(group, kinds)| *group == gvk.group && kinds.contains(&gvk.kind.as_str()))
-}
 
 /// `v1`, `apps/v1`.
 pub(super) fn is_api_version(text: &str) -> bool {

@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use super::names;
 use crate::bundle::InputError;
+use crate::kinds::is_cluster_scoped;
 use crate::object::Gvk;
 use crate::object::Object;
 use crate::object::ObjectId;
@@ -134,7 +135,7 @@ fn identity(body: &mut Map<String, Value>, findings: &mut Findings<'_>) -> Optio
         metadata.remove("namespace");
     }
     let gvk = Gvk::new(&api_version?, &kind?);
-    if namespace.is_some() && names::is_cluster_scoped(&gvk) {
+    if namespace.is_some() && is_cluster_scoped(&gvk) {
         findings.at(
             "metadata.namespace",
             "objects of this kind have no namespace; leave it out",
