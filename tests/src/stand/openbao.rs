@@ -222,8 +222,9 @@ pub fn jwt_role(bound: &Value, policies: &[&str]) -> Value {
         "user_claim": "job_id",
         "claim_mappings": mappings,
         "token_policies": policies,
-        "token_ttl": "10m",
-        "token_max_ttl": "1h",
+        // A dynamic credential ends with the token that issued it, so the token lives as long as the lease.
+        "token_ttl": "1h",
+        "token_max_ttl": "24h",
         "token_no_default_policy": false,
     })
 }
