@@ -127,16 +127,15 @@ async fn a_plan_names_every_change_and_writes_nothing() -> Result<()> {
     let path = world
         .put("app", json!({ "password": "planned-value" }))
         .await?;
+    let creds = world.creds();
     let secrets = format!(
-        "secrets:\n  - name: app-db\n    keys:\n      password: {{ vault: {path}, field: password }}\n      user: {{ vault: database/creds/flask, field: username }}\n"
+        "secrets:\n  - name: app-db\n    keys:\n      password: {{ vault: {path}, field: password }}\n      user: {{ vault: {creds}, field: username }}\n"
     );
     let (spec, conf) = (spec(&secrets), config_map("conf", "one"));
     let files = [
         ("quaymaster.yaml", spec.as_str()),
         ("k8s/conf.yaml", conf.as_str()),
     ];
-    let users = async || live_credentials(&world).await;
-    let before = users().await?;
     let done = world.plan(&files).await?;
     ensure!(done.status() == 200, "{}", done.answer.text());
     let report = done.json()?;
@@ -154,25 +153,12 @@ async fn a_plan_names_every_change_and_writes_nothing() -> Result<()> {
         world.kubectl(&["get", "secret", "app-db"]).await.is_err(),
         "nothing is written"
     );
-    ensure!(users().await? == before, "a plan issues no credential");
+    ensure!(
+        world.live_credentials().await? == 0,
+        "a plan issues no credential"
+    );
     ensure!(!done.log.contains("planned-value") && !done.answer.text().contains("planned-value"));
     Ok(())
-}
-
-/// Counts the leases of database/creds/flask as OpenBao has them.
-pub(crate) async fn live_credentials(world: &World) -> Result<usize> {
-    let (status, body) = world
-        .stand
-        .vault(
-            "LIST".parse()?,
-            "sys/leases/lookup/database/creds/flask",
-            None,
-        )
-        .await?;
-    Ok(match status {
-        200 => body["data"]["keys"].as_array().map_or(0, Vec::len),
-        _ => 0,
-    })
 }
 
 #[tokio::test]

@@ -5,7 +5,8 @@
 //! is shared between two worlds but the servers. Invariant: dropping a world kills its agent; everything
 //! else ends with the stand.
 
-use std::collections::BTreeMap;
+mod servers;
+
 use std::fs;
 use std::path::Path;
 use std::path::PathBuf;
@@ -16,10 +17,6 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use anyhow::Result;
-use anyhow::bail;
-use reqwest::Method;
-use serde_json::Value;
-use serde_json::json;
 use tempfile::TempDir;
 use tokio::process::Child;
 use tokio::process::Command;
@@ -31,7 +28,6 @@ use crate::faults::Faults;
 use crate::stand::Stand;
 use crate::stand::agent;
 use crate::stand::agent::AgentSite;
-use crate::stand::openbao::jwt_role;
 use crate::submission::Finished;
 use crate::submission::post;
 use crate::wait::Look;
@@ -112,51 +108,6 @@ impl World {
         Ok(world)
     }
 
-    async fn furnish_vault(&self) -> Result<()> {
-        let role = &self.role;
-        let policy = format!(
-            r#"path "kv/data/{role}/*" {{ capabilities = ["read"] }}
-path "kv1/{role}/*" {{ capabilities = ["read"] }}
-path "database/creds/flask" {{ capabilities = ["read"] }}
-path "auth/token/revoke-self" {{ capabilities = ["update"] }}
-path "auth/token/lookup-self" {{ capabilities = ["read"] }}
-path "sys/leases/revoke" {{ capabilities = ["update"] }}
-path "sys/internal/ui/mounts/*" {{ capabilities = ["read"] }}
-"#
-        );
-        self.vault_write(
-            &format!("sys/policies/acl/{role}"),
-            json!({ "policy": policy }),
-        )
-        .await?;
-        let bound = json!({ "project_id": self.project });
-        self.vault_write(&format!("auth/jwt/role/{role}"), jwt_role(&bound, &[role]))
-            .await
-    }
-
-    /// Writes to OpenBao with all rights.
-    ///
-    /// # Errors
-    /// When it is refused.
-    pub async fn vault_write(&self, path: &str, body: Value) -> Result<()> {
-        let (status, answer) = self.stand.vault(Method::POST, path, Some(&body)).await?;
-        if !(200..300).contains(&status) {
-            bail!("OpenBao answered {status} at {path}: {answer}");
-        }
-        Ok(())
-    }
-
-    /// Writes a KV v2 secret `kv/<role>/<name>`; returns the path that a spec names.
-    ///
-    /// # Errors
-    /// When it is refused.
-    pub async fn put(&self, name: &str, fields: Value) -> Result<String> {
-        let path = format!("{}/{name}", self.role);
-        self.vault_write(&format!("kv/data/{path}"), json!({ "data": fields }))
-            .await?;
-        Ok(format!("kv/{path}"))
-    }
-
     /// Returns the text of the policy that a world starts with.
     #[must_use]
     pub fn policy(&self) -> String {
@@ -176,7 +127,7 @@ project_id = {project}
 ref_protected = true
 [rule.vault]
 role = "{role}"
-paths = ["kv/{role}/*", "kv1/{role}/*", "database/creds/flask"]
+paths = ["kv/{role}/*", "kv1/{role}/*", "database/creds/flask", "database/creds/{role}"]
 [rule.cluster.stand]
 namespaces = ["{namespace}"]
 kinds = ["apps/Deployment", "apps/StatefulSet", "apps/DaemonSet", "batch/Job", "v1/Pod", "v1/Service",
@@ -442,33 +393,5 @@ require_digest = false
             answer,
             log,
         })
-    }
-
-    /// Runs kubectl in this world's namespace with all rights.
-    ///
-    /// # Errors
-    /// When kubectl fails.
-    pub async fn kubectl(&self, arguments: &[&str]) -> Result<String> {
-        let mut all = vec!["-n", self.namespace.as_str()];
-        all.extend(arguments);
-        self.stand.kubectl(&all).await
-    }
-
-    /// Reads a Secret of this world's namespace: its values by key.
-    ///
-    /// # Errors
-    /// When it does not exist.
-    pub async fn secret(&self, name: &str) -> Result<BTreeMap<String, String>> {
-        use base64::Engine as _;
-        let text = self.kubectl(&["get", "secret", name, "-o", "json"]).await?;
-        let body: Value = serde_json::from_str(&text)?;
-        let data = body["data"].as_object().context("the Secret has data")?;
-        data.iter()
-            .map(|(key, value)| {
-                let bytes = base64::engine::general_purpose::STANDARD
-                    .decode(value.as_str().unwrap_or_default())?;
-                Ok((key.clone(), String::from_utf8(bytes)?))
-            })
-            .collect()
     }
 }

@@ -1,0 +1,117 @@
+//! What a world does on the servers: its Vault role, secrets and credentials, its namespace.
+//!
+//! Everything here acts with all rights, as a platform team would.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context as _;
+use anyhow::Result;
+use anyhow::bail;
+use reqwest::Method;
+use serde_json::Value;
+use serde_json::json;
+
+use super::World;
+use crate::stand::openbao::jwt_role;
+
+impl World {
+    pub(super) async fn furnish_vault(&self) -> Result<()> {
+        let role = &self.role;
+        let policy = format!(
+            r#"path "kv/data/{role}/*" {{ capabilities = ["read"] }}
+path "kv1/{role}/*" {{ capabilities = ["read"] }}
+path "database/creds/flask" {{ capabilities = ["read"] }}
+path "database/creds/{role}" {{ capabilities = ["read"] }}
+path "auth/token/revoke-self" {{ capabilities = ["update"] }}
+path "auth/token/lookup-self" {{ capabilities = ["read"] }}
+path "sys/leases/revoke" {{ capabilities = ["update"] }}
+path "sys/internal/ui/mounts/*" {{ capabilities = ["read"] }}
+"#
+        );
+        self.vault_write(
+            &format!("sys/policies/acl/{role}"),
+            json!({ "policy": policy }),
+        )
+        .await?;
+        // A role of the scenario's own, so that its credentials can be counted.
+        let (_, like) = self
+            .stand
+            .vault(Method::GET, "database/roles/flask", None)
+            .await?;
+        self.vault_write(&format!("database/roles/{role}"), like["data"].clone())
+            .await?;
+        let bound = json!({ "project_id": self.project });
+        self.vault_write(&format!("auth/jwt/role/{role}"), jwt_role(&bound, &[role]))
+            .await
+    }
+
+    /// Writes to OpenBao with all rights.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub async fn vault_write(&self, path: &str, body: Value) -> Result<()> {
+        let (status, answer) = self.stand.vault(Method::POST, path, Some(&body)).await?;
+        if !(200..300).contains(&status) {
+            bail!("OpenBao answered {status} at {path}: {answer}");
+        }
+        Ok(())
+    }
+
+    /// Writes a KV v2 secret `kv/<role>/<name>`; returns the path that a spec names.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub async fn put(&self, name: &str, fields: Value) -> Result<String> {
+        let path = format!("{}/{name}", self.role);
+        self.vault_write(&format!("kv/data/{path}"), json!({ "data": fields }))
+            .await?;
+        Ok(format!("kv/{path}"))
+    }
+
+    /// The path that issues database credentials of this scenario's own.
+    #[must_use]
+    pub fn creds(&self) -> String {
+        format!("database/creds/{}", self.role)
+    }
+
+    /// Counts the live credentials of [`Self::creds`], as OpenBao has them.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn live_credentials(&self) -> Result<usize> {
+        let path = format!("sys/leases/lookup/{}", self.creds());
+        let (status, body) = self.stand.vault("LIST".parse()?, &path, None).await?;
+        Ok(match status {
+            200 => body["data"]["keys"].as_array().map_or(0, Vec::len),
+            _ => 0,
+        })
+    }
+
+    /// Runs kubectl in this world's namespace with all rights.
+    ///
+    /// # Errors
+    /// When kubectl fails.
+    pub async fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        let mut all = vec!["-n", self.namespace.as_str()];
+        all.extend(arguments);
+        self.stand.kubectl(&all).await
+    }
+
+    /// Reads a Secret of this world's namespace: its values by key.
+    ///
+    /// # Errors
+    /// When it does not exist.
+    pub async fn secret(&self, name: &str) -> Result<BTreeMap<String, String>> {
+        use base64::Engine as _;
+        let text = self.kubectl(&["get", "secret", name, "-o", "json"]).await?;
+        let body: Value = serde_json::from_str(&text)?;
+        let data = body["data"].as_object().context("the Secret has data")?;
+        data.iter()
+            .map(|(key, value)| {
+                let bytes = base64::engine::general_purpose::STANDARD
+                    .decode(value.as_str().unwrap_or_default())?;
+                Ok((key.clone(), String::from_utf8(bytes)?))
+            })
+            .collect()
+    }
+}
