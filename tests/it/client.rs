@@ -17,8 +17,8 @@ use crate::samples::Deployment;
 use crate::samples::config_map;
 use crate::samples::spec;
 
-fn folder(files: &[(&str, &str)]) -> Result<TempDir> {
-    let dir = TempDir::with_prefix("qm-job-")?;
+fn folder(world: &World, files: &[(&str, &str)]) -> Result<TempDir> {
+    let dir = TempDir::with_prefix_in("job-", world.dir())?;
     for (name, text) in files {
         let path = dir.path().join(name);
         std::fs::create_dir_all(path.parent().context("files lie in a folder")?)?;
@@ -63,11 +63,14 @@ async fn the_client_deploys_plans_and_shows_what_it_did() -> Result<()> {
         "version: 1\nname: ${{APP}}\nsecrets:\n  - name: app-secret\n    keys: {{ value: {{ vault: {path}, field: password }} }}\nmanifests: [k8s/]\n"
     );
     let conf = config_map("conf", "v");
-    let dir = folder(&[
-        ("quaymaster.yaml", &text),
-        ("k8s/c.yaml", &conf),
-        ("notes.txt", "not packed"),
-    ])?;
+    let dir = folder(
+        &world,
+        &[
+            ("quaymaster.yaml", &text),
+            ("k8s/c.yaml", &conf),
+            ("notes.txt", "not packed"),
+        ],
+    )?;
     let variables = [("APP", "shop")];
     let plan = quaymaster(&world, &["plan", "-o", "json"], dir.path(), &variables).await?;
     ensure!(plan.status.code() == Some(0), "{}", told(&plan));
@@ -115,7 +118,10 @@ async fn exit_codes_are_the_verdict() -> Result<()> {
     }
     .yaml();
     let spec_text = spec("").replace("90s", "4s");
-    let dir = folder(&[("quaymaster.yaml", &spec_text), ("k8s/web.yaml", &bad)])?;
+    let dir = folder(
+        &world,
+        &[("quaymaster.yaml", &spec_text), ("k8s/web.yaml", &bad)],
+    )?;
     let failed = quaymaster(&world, &["deploy"], dir.path(), &[]).await?;
     ensure!(failed.status.code() == Some(10), "{}", told(&failed));
     let last = String::from_utf8_lossy(&failed.stdout)
@@ -139,14 +145,20 @@ async fn exit_codes_are_the_verdict() -> Result<()> {
     )
     .await?;
     ensure!(denied.status.code() == Some(20), "{}", told(&denied));
-    let broken = folder(&[("quaymaster.yaml", "version: 1\nname: app\nmanifest: []\n")])?;
+    let broken = folder(
+        &world,
+        &[("quaymaster.yaml", "version: 1\nname: app\nmanifest: []\n")],
+    )?;
     let invalid = quaymaster(&world, &["deploy"], broken.path(), &[]).await?;
     ensure!(
         invalid.status.code() == Some(21) && told(&invalid).contains("quaymaster.yaml:3"),
         "{}",
         told(&invalid)
     );
-    let unset = folder(&[("quaymaster.yaml", "version: 1\nname: ${NOT_SET}\n")])?;
+    let unset = folder(
+        &world,
+        &[("quaymaster.yaml", "version: 1\nname: ${NOT_SET}\n")],
+    )?;
     let invalid = quaymaster(&world, &["deploy"], unset.path(), &[]).await?;
     ensure!(
         invalid.status.code() == Some(21) && told(&invalid).contains("NOT_SET"),
@@ -169,7 +181,10 @@ async fn the_client_finds_its_run_after_the_agent_was_killed() -> Result<()> {
         ..Deployment::default()
     }
     .yaml();
-    let dir = folder(&[("quaymaster.yaml", &spec("")), ("k8s/web.yaml", &slow)])?;
+    let dir = folder(
+        &world,
+        &[("quaymaster.yaml", &spec("")), ("k8s/web.yaml", &slow)],
+    )?;
     let client = Command::new(&programs().await?.client)
         .arg("deploy")
         .current_dir(dir.path())
@@ -210,11 +225,14 @@ async fn curl_and_jq_do_the_same_job() -> Result<()> {
         .and_then(|rest| rest.split("```").next())
         .context("the page has a script")?;
     let conf = config_map("conf", "by-curl");
-    let dir = folder(&[
-        ("quaymaster.yaml", &spec("")),
-        ("k8s/c.yaml", &conf),
-        ("deploy.sh", script),
-    ])?;
+    let dir = folder(
+        &world,
+        &[
+            ("quaymaster.yaml", &spec("")),
+            ("k8s/c.yaml", &conf),
+            ("deploy.sh", script),
+        ],
+    )?;
     let run = async |token: String| -> Result<Output> {
         let mut command = Command::new("sh");
         command

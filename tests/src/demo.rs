@@ -149,7 +149,9 @@ fn farewell(stand: &Stand, say: Say<'_>, took: Duration) {
 /// Starts the agent and waits until it is ready; it ends with the demo.
 async fn start_agent(programs: &Programs, config: &Path, dir: &Path) -> Result<Child> {
     let log = std::fs::File::create(dir.join("agent.log"))?;
-    let child = Command::new(&programs.agent)
+    let child = Command::new("setpriv")
+        .args(["--pdeathsig", "KILL", "--"])
+        .arg(&programs.agent)
         .arg("--config")
         .arg(config)
         .env_clear()

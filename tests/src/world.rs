@@ -88,7 +88,8 @@ impl World {
         let facts = stand.facts();
         let vault = Faults::to(facts.vault_addr.trim_start_matches("http://")).await?;
         let api = Faults::to(facts.api.trim_start_matches("https://")).await?;
-        let dir = TempDir::with_prefix("qm-")?;
+        // Inside the stand's own folder, which its guard removes even when this process is killed.
+        let dir = TempDir::with_prefix_in("qm-", &facts.site.dir)?;
         let namespace = role.clone();
         stand.grant_project(&namespace, &project).await?;
         let world = Self {
@@ -230,7 +231,10 @@ require_digest = false
             .create(true)
             .append(true)
             .open(self.dir.path().join("agent.log"))?;
-        let child = Command::new(program)
+        // The agent ends with us, also when we are killed.
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "--"])
+            .arg(program)
             .arg("--config")
             .arg(self.config_path())
             .env_clear()
