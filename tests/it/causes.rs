@@ -106,6 +106,46 @@ async fn a_missing_image_is_named() -> Result<()> {
     judge(&world, &case).await.map(drop)
 }
 
+/// A registry that lets nobody in: what the kubelet sees of one that wants other credentials.
+const CLOSED: &str = "
+from http.server import BaseHTTPRequestHandler, HTTPServer
+class Closed(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(401)
+        self.send_header('WWW-Authenticate', 'Basic realm=closed')
+        self.send_header('Content-Length', '0')
+        self.end_headers()
+    do_HEAD = do_GET
+    def log_message(self, *words):
+        pass
+HTTPServer(('127.0.0.1', 5055), Closed).serve_forever()
+";
+
+#[tokio::test]
+async fn a_registry_that_refuses_us_is_named() -> Result<()> {
+    let Some(world) = real("auth").await? else {
+        return Ok(());
+    };
+    let _registry = world
+        .stand
+        .inside("python3")
+        .args(["-c", CLOSED])
+        .kill_on_drop(true)
+        .spawn()?;
+    let case = Case {
+        kind: "image_auth",
+        manifest: Deployment {
+            image: "localhost:5055/team/app:1",
+            ..Deployment::default()
+        }
+        .yaml(),
+        spec: spec(""),
+        visible: ("pods", "ErrImagePull"),
+        evidence: &["localhost:5055/team/app:1", "what to do"],
+    };
+    judge(&world, &case).await.map(drop)
+}
+
 #[tokio::test]
 async fn a_crash_shows_exit_code_and_last_lines() -> Result<()> {
     let Some(world) = real("crash").await? else {
