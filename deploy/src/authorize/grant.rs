@@ -29,13 +29,6 @@ use crate::spec::Source;
 use super::scope::Scope;
 use super::scope::Scopes;
 
-/// Types of Secrets that give credentials of the cluster or state of other tools; never written.
-const FORBIDDEN_TYPES: [&str; 3] = [
-    "kubernetes.io/service-account-token",
-    "bootstrap.kubernetes.io/token",
-    "helm.sh/release.v1",
-];
-
 /// What a rule granted, with everything that the request left open.
 pub(super) struct Granted {
     pub(super) rule: String,
@@ -238,7 +231,7 @@ fn secret_name(
 }
 
 fn secret_type(object: &str, kind: &str) -> Result<(), Refusal> {
-    if !FORBIDDEN_TYPES.contains(&kind) {
+    if !crate::spec::FORBIDDEN_TYPES.contains(&kind) {
         return Ok(());
     }
     Err(refuse(
