@@ -149,18 +149,7 @@ fn farewell(stand: &Stand, say: Say<'_>, took: Duration) {
 /// Starts the agent and waits until it is ready; it ends with the demo.
 async fn start_agent(programs: &Programs, config: &Path, dir: &Path) -> Result<Child> {
     let log = std::fs::File::create(dir.join("agent.log"))?;
-    let child = Command::new("setpriv")
-        .args(["--pdeathsig", "KILL", "--"])
-        .arg(&programs.agent)
-        .arg("--config")
-        .arg(config)
-        .env_clear()
-        .stdin(Stdio::null())
-        .stdout(Stdio::from(log.try_clone()?))
-        .stderr(Stdio::from(log))
-        .kill_on_drop(true)
-        .spawn()
-        .context("starting the agent")?;
+    let child = agent::start(&programs.agent, config, log)?;
     let admin = Client::new(&agent::sockets(dir).1);
     until(
         "the agent to be ready",

@@ -10,7 +10,6 @@ mod servers;
 use std::fs;
 use std::path::Path;
 use std::path::PathBuf;
-use std::process::Stdio;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -19,7 +18,6 @@ use anyhow::Context as _;
 use anyhow::Result;
 use tempfile::TempDir;
 use tokio::process::Child;
-use tokio::process::Command;
 use tokio::sync::OnceCell;
 
 use crate::client::Answer;
@@ -231,20 +229,7 @@ require_digest = false
             .create(true)
             .append(true)
             .open(self.dir.path().join("agent.log"))?;
-        // The agent ends with us, also when we are killed.
-        let child = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "--"])
-            .arg(program)
-            .arg("--config")
-            .arg(self.config_path())
-            .env_clear()
-            .stdin(Stdio::null())
-            .stdout(Stdio::from(log.try_clone()?))
-            .stderr(Stdio::from(log))
-            .kill_on_drop(true)
-            .spawn()
-            .context("starting the agent")?;
-        self.agent = Some(child);
+        self.agent = Some(agent::start(program, &self.config_path(), log)?);
         Ok(())
     }
 

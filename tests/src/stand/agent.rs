@@ -5,11 +5,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 
 use super::layout::AUDIENCE;
 use super::{Stand, process};
@@ -121,6 +122,25 @@ pub struct Programs {
     pub agent: PathBuf,
     /// `quaymaster`.
     pub client: PathBuf,
+}
+
+/// Starts an agent that tells its log to a file. It ends with us, also when we are killed.
+///
+/// # Errors
+/// When it cannot be started.
+pub fn start(program: &Path, config: &Path, log: fs::File) -> Result<Child> {
+    Command::new("setpriv")
+        .args(["--pdeathsig", "KILL", "--"])
+        .arg(program)
+        .arg("--config")
+        .arg(config)
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::from(log.try_clone()?))
+        .stderr(Stdio::from(log))
+        .kill_on_drop(true)
+        .spawn()
+        .context("starting the agent")
 }
 
 /// Builds agent and client of this checkout.
