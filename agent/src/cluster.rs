@@ -12,9 +12,11 @@ mod discovery;
 mod error;
 mod objects;
 mod observe;
+mod read;
 mod setup;
 mod tracker;
 mod wire;
+mod write;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -33,18 +35,19 @@ use deploy::object::Resource;
 use deploy::ports::Access;
 use deploy::ports::Cluster;
 use deploy::ports::ClusterError;
+use deploy::ports::Deletion;
+use deploy::ports::Force;
 use deploy::ports::LogRequest;
 use deploy::ports::Observation;
 use deploy::ports::Payload;
 use deploy::ports::Scope;
+use deploy::ports::SecretView;
 use deploy::ports::Write;
 use deploy::principal::Actor;
-use deploy::secret::Fingerprint;
 use deploy::secret::FingerprintKey;
 
 use self::discovery::Catalog;
 use self::error::Doing;
-use self::error::Effect;
 use self::observe::Observer;
 pub use self::setup::ClusterSettings;
 pub use self::setup::ClusterSetupError;
@@ -55,9 +58,6 @@ use self::wire::Wire;
 
 /// The end of a log that is kept.
 const LOG_LIMIT: usize = 64 << 10;
-
-/// The field manager, and how the server shall treat the patch.
-const APPLY: &str = "fieldManager=quaymaster&fieldValidation=Strict&force=false";
 
 /// A Kubernetes cluster behind its API server.
 pub struct Kube {
@@ -114,71 +114,12 @@ impl Kube {
         sent.map_err(|fault| error::fault(fault, doing))
     }
 
-    async fn address(&self, id: &ObjectId) -> Result<String, ClusterError> {
-        let resource = self.catalog.resource(&id.gvk).await?;
-        address::object(&resource, id.namespace.as_deref(), &id.name).ok_or_else(|| {
-            let scope = if resource.namespaced { "a" } else { "no" };
-            ClusterError::Invalid {
-                object: id.to_string(),
-                causes: vec![format!(
-                    "metadata: needs a valid name and {scope} namespace for this kind"
-                )],
-            }
-        })
-    }
-
-    /// Reads an object's body; `None` where it is plainly absent.
-    async fn fetch(&self, actor: &Actor, id: &ObjectId) -> Result<Option<Vec<u8>>, ClusterError> {
-        let doing = Doing::to("get", id, Effect::Read);
-        let request = Request::get(self.address(id).await?);
-        let answer = self
-            .send(As::Actor(actor), request, Bytes::new(), &doing)
-            .await?;
-        if answer.is_success() {
-            return Ok(Some(answer.body));
-        }
-        if error::is_plainly_absent(&answer) {
-            return Ok(None);
-        }
-        Err(self.refused(&answer, &doing, &id.gvk))
-    }
-
     fn refused(&self, answer: &Answer, doing: &Doing, gvk: &Gvk) -> ClusterError {
         let error = error::refused(answer, doing);
         if let ClusterError::UnknownKind { .. } = error {
             self.catalog.forget(gvk);
         }
         error
-    }
-
-    async fn write(
-        &self,
-        actor: &Actor,
-        id: &ObjectId,
-        payload: Payload<'_>,
-        write: Write,
-    ) -> Result<(AppliedObject, Value), ClusterError> {
-        let doing = Doing::to("patch", id, Effect::Write);
-        let path = self.address(id).await?;
-        let uri = match write {
-            Write::DryRun => format!("{path}?{APPLY}&dryRun=All"),
-            Write::Commit => format!("{path}?{APPLY}"),
-        };
-        let request = Request::patch(uri)
-            .header(http::header::CONTENT_TYPE, "application/apply-patch+yaml")
-            .header(http::header::ACCEPT, "application/json");
-        let body = objects::body(&payload).map_err(|_no_detail| ClusterError::Unexpected {
-            reason: format!("{id} cannot be written as JSON"),
-        })?;
-        let answer = self.send(As::Actor(actor), request, body, &doing).await?;
-        if !answer.is_success() {
-            return Err(self.refused(&answer, &doing, &id.gvk));
-        }
-        let object = objects::parsed(answer.body, &id.gvk);
-        Ok(objects::applied(
-            id,
-            object.ok_or_else(|| error::garbled(&doing))?,
-        ))
     }
 
     async fn review(
@@ -258,39 +199,32 @@ impl Cluster for Kube {
         actor: &'a Actor,
         id: &'a ObjectId,
     ) -> BoxFuture<'a, Result<Option<Value>, ClusterError>> {
-        async move {
-            if objects::is_secret(&id.gvk) {
-                return Err(ClusterError::Unexpected {
-                    reason: "a Secret is read by its fingerprints only".to_owned(),
-                });
-            }
-            let Some(body) = self.fetch(actor, id).await? else {
-                return Ok(None);
-            };
-            let doing = Doing::to("get", id, Effect::Read);
-            let object = objects::parsed(body, &id.gvk);
-            let mut object = object.ok_or_else(|| error::garbled(&doing))?;
-            objects::strip(&mut object, &id.gvk);
-            Ok(Some(object))
-        }
-        .boxed()
+        self.read(actor, id).boxed()
     }
 
-    fn fingerprints<'a>(
+    fn list<'a>(
+        &'a self,
+        actor: &'a Actor,
+        gvk: &'a Gvk,
+        namespace: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Vec<Value>, ClusterError>> {
+        self.read_all(actor, gvk, namespace).boxed()
+    }
+
+    fn secret<'a>(
         &'a self,
         actor: &'a Actor,
         id: &'a ObjectId,
-    ) -> BoxFuture<'a, Result<Option<BTreeMap<String, Fingerprint>>, ClusterError>> {
-        async move {
-            let Some(body) = self.fetch(actor, id).await? else {
-                return Ok(None);
-            };
-            let doing = Doing::to("get", id, Effect::Read);
-            objects::fingerprints(body, &self.fingerprint_key)
-                .map(Some)
-                .ok_or_else(|| error::garbled(&doing))
-        }
-        .boxed()
+    ) -> BoxFuture<'a, Result<Option<SecretView>, ClusterError>> {
+        self.read_secret(actor, id).boxed()
+    }
+
+    fn secrets<'a>(
+        &'a self,
+        actor: &'a Actor,
+        namespace: &'a str,
+    ) -> BoxFuture<'a, Result<BTreeMap<String, SecretView>, ClusterError>> {
+        self.read_secrets(actor, namespace).boxed()
     }
 
     fn apply<'a>(
@@ -299,8 +233,46 @@ impl Cluster for Kube {
         id: &'a ObjectId,
         payload: Payload<'a>,
         write: Write,
+        force: Force,
     ) -> BoxFuture<'a, Result<(AppliedObject, Value), ClusterError>> {
-        self.write(actor, id, payload, write).boxed()
+        self.write_applied(actor, id, payload, write, force).boxed()
+    }
+
+    fn create<'a>(
+        &'a self,
+        actor: &'a Actor,
+        id: &'a ObjectId,
+        body: &'a Value,
+    ) -> BoxFuture<'a, Result<Value, ClusterError>> {
+        self.write_new(actor, id, body).boxed()
+    }
+
+    fn replace<'a>(
+        &'a self,
+        actor: &'a Actor,
+        id: &'a ObjectId,
+        body: &'a Value,
+    ) -> BoxFuture<'a, Result<Value, ClusterError>> {
+        self.write_over(actor, id, body).boxed()
+    }
+
+    fn patch<'a>(
+        &'a self,
+        actor: &'a Actor,
+        id: &'a ObjectId,
+        patch: &'a Value,
+        write: Write,
+    ) -> BoxFuture<'a, Result<Value, ClusterError>> {
+        self.write_patch(actor, id, patch, write).boxed()
+    }
+
+    fn delete<'a>(
+        &'a self,
+        actor: &'a Actor,
+        id: &'a ObjectId,
+        deletion: &'a Deletion,
+    ) -> BoxFuture<'a, Result<(), ClusterError>> {
+        self.remove(actor, id, deletion).boxed()
     }
 
     fn observe(&self, actor: &Actor, scopes: Vec<Scope>) -> BoxStream<'static, Observation> {

@@ -25,6 +25,7 @@ use crate::plan::Wave;
 use crate::plan::cluster_trouble;
 use crate::ports::ClusterError;
 use crate::ports::Entry;
+use crate::ports::Force;
 use crate::ports::JournalError;
 use crate::ports::Ports;
 use crate::ports::Write;
@@ -183,6 +184,7 @@ async fn write(
                         &step.id,
                         payload(&step.content, data),
                         Write::Commit,
+                        Force::No,
                     )
                 },
                 |error| {
@@ -217,10 +219,7 @@ async fn look(
     let actor = plan.permit().actor();
     let there = if step.id.gvk.is("", "Secret") {
         let read = patience
-            .retry(
-                || ports.cluster.fingerprints(actor, &step.id),
-                cluster_trouble,
-            )
+            .retry(|| ports.cluster.secret(actor, &step.id), cluster_trouble)
             .await;
         read?.is_some()
     } else {

@@ -30,6 +30,7 @@ use crate::plan::WIDTH;
 use crate::plan::cluster_trouble;
 use crate::ports::Access;
 use crate::ports::ClusterError;
+use crate::ports::Force;
 use crate::ports::Payload;
 use crate::ports::Ports;
 use crate::ports::Write;
@@ -297,9 +298,13 @@ async fn dry_run_one(
     let answer = patience
         .retry(
             || {
-                ports
-                    .cluster
-                    .apply(actor, &step.id, payload(&step.content, data), Write::DryRun)
+                ports.cluster.apply(
+                    actor,
+                    &step.id,
+                    payload(&step.content, data),
+                    Write::DryRun,
+                    Force::No,
+                )
             },
             |error| {
                 let mut trouble = cluster_trouble(error);
@@ -358,6 +363,8 @@ fn deferred(plan: &Plan, id: &ObjectId, error: &ClusterError) -> Option<String> 
         | ClusterError::Forbidden { .. }
         | ClusterError::Invalid { .. }
         | ClusterError::Conflict { .. }
+        | ClusterError::Exists { .. }
+        | ClusterError::Raced { .. }
         | ClusterError::Unavailable { .. }
         | ClusterError::Unanswered { .. }
         | ClusterError::Unexpected { .. } => None,
@@ -388,7 +395,9 @@ fn verdict(
             namespace: step.id.namespace.clone().unwrap_or_default(),
             object,
         }),
-        ClusterError::Unavailable { .. }
+        ClusterError::Exists { .. }
+        | ClusterError::Raced { .. }
+        | ClusterError::Unavailable { .. }
         | ClusterError::Unanswered { .. }
         | ClusterError::Unexpected { .. } => Err(CheckError::Cluster {
             object,

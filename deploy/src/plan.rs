@@ -23,8 +23,8 @@ use crate::object::ObjectId;
 use crate::object::text;
 use crate::ports::ClusterError;
 use crate::ports::Ports;
+use crate::ports::SecretView;
 use crate::resolve::Draft;
-use crate::secret::Fingerprint;
 use crate::secret::FingerprintKey;
 use crate::spec::SecretSpec;
 
@@ -189,8 +189,8 @@ pub enum Live {
     Absent,
     /// An object.
     Object(Value),
-    /// A Secret: keyed fingerprints of its values.
-    Secret(BTreeMap<String, Fingerprint>),
+    /// A Secret: keyed fingerprints of its values, and everything but them.
+    Secret(SecretView),
 }
 
 /// Lists the objects of a permit: Secrets from Vault first, then manifests.
@@ -269,7 +269,7 @@ async fn observe_one(
     let is_secret = matches!(content, Content::Secret { .. }) || id.gvk.is("", "Secret");
     let live = if is_secret {
         let read = patience
-            .retry(|| ports.cluster.fingerprints(actor, id), cluster_trouble)
+            .retry(|| ports.cluster.secret(actor, id), cluster_trouble)
             .await;
         read.map(|found| found.map_or(Live::Absent, Live::Secret))
     } else {
@@ -298,6 +298,8 @@ pub(crate) fn cluster_trouble(error: &ClusterError) -> Trouble {
         | ClusterError::UnknownKind { .. }
         | ClusterError::Missing { .. }
         | ClusterError::Conflict { .. }
+        | ClusterError::Exists { .. }
+        | ClusterError::Raced { .. }
         | ClusterError::Unanswered { .. }
         | ClusterError::Unexpected { .. } => None,
     };
@@ -357,7 +359,7 @@ fn secret_step(
     key: &FingerprintKey,
 ) -> (Action, String, Vec<KeyChange>) {
     let there = match live {
-        Live::Secret(there) => Some(there),
+        Live::Secret(there) => Some(&there.values),
         Live::Absent | Live::Object(_) => None,
     };
     let keys: Vec<KeyChange> = spec

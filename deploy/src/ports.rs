@@ -222,6 +222,45 @@ pub enum Write {
     Commit,
 }
 
+/// What happens to fields that other managers own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Force {
+    /// The server refuses the whole object and names them.
+    No,
+    /// They become ours. Only where every contested field was decided on before; the body then
+    /// carries the resource version that the decision saw.
+    Take,
+}
+
+/// A Secret as the cluster has it; its values never leave the adapter.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SecretView {
+    /// The keyed fingerprint of each value; the place of a fingerprint is the key.
+    pub values: BTreeMap<String, Fingerprint>,
+    /// The object without its data, with `metadata.managedFields`.
+    pub rest: Value,
+}
+
+/// How an object is deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deletion {
+    /// Only this very object: another one of the same name is left alone ([`ClusterError::Raced`]).
+    pub uid: String,
+    /// What happens to the objects that it owns.
+    pub dependents: Dependents,
+    /// Whether it is meant.
+    pub write: Write,
+}
+
+/// What happens to the objects that a deleted object owns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dependents {
+    /// The garbage collector deletes them afterwards.
+    Background,
+    /// They stay, without an owner.
+    Orphan,
+}
+
 /// What is sent for one object.
 #[derive(Debug)]
 pub enum Payload<'a> {
@@ -285,6 +324,18 @@ pub enum ClusterError {
         /// Which fields.
         fields: Vec<FieldConflict>,
     },
+    /// An object of this name is there already.
+    #[error("{object} exists already")]
+    Exists {
+        /// The object.
+        object: String,
+    },
+    /// The object is not the one, or not in the version, that the write was meant for.
+    #[error("{object} changed meanwhile")]
+    Raced {
+        /// The object.
+        object: String,
+    },
     /// Away, restarting or throttling; nothing happened.
     #[error("the API server is not available: {reason}")]
     Unavailable {
@@ -315,7 +366,7 @@ impl ClusterError {
             Self::Forbidden { .. } => Class::Denied,
             Self::Invalid { .. } | Self::UnknownKind { .. } => Class::Caller,
             Self::Missing { .. } => Class::NotFound,
-            Self::Conflict { .. } => Class::Conflict,
+            Self::Conflict { .. } | Self::Exists { .. } | Self::Raced { .. } => Class::Conflict,
             Self::Unavailable { .. } => Class::Upstream,
             Self::Unanswered { .. } => Class::OutcomeUnknown,
             Self::Unexpected { .. } => Class::Bug,
@@ -381,31 +432,84 @@ pub trait Cluster: Send + Sync {
         access: &'a Access,
     ) -> BoxFuture<'a, Result<Result<(), String>, ClusterError>>;
 
-    /// Reads an object; not for Secrets.
+    /// Reads an object with its `managedFields`; not for Secrets.
     fn get<'a>(
         &'a self,
         actor: &'a Actor,
         id: &'a ObjectId,
     ) -> BoxFuture<'a, Result<Option<Value>, ClusterError>>;
 
-    /// Reads the keyed fingerprints of a Secret's values; values never leave the adapter. The place
-    /// of each fingerprint is the key.
-    fn fingerprints<'a>(
+    /// Reads all objects of a kind in a namespace (or of a cluster scoped kind), whole, with
+    /// `apiVersion`, `kind` and `managedFields`; not for Secrets.
+    fn list<'a>(
+        &'a self,
+        actor: &'a Actor,
+        gvk: &'a Gvk,
+        namespace: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Vec<Value>, ClusterError>>;
+
+    /// Reads a Secret.
+    fn secret<'a>(
         &'a self,
         actor: &'a Actor,
         id: &'a ObjectId,
-    ) -> BoxFuture<'a, Result<Option<BTreeMap<String, Fingerprint>>, ClusterError>>;
+    ) -> BoxFuture<'a, Result<Option<SecretView>, ClusterError>>;
 
-    /// Applies server-side as manager `quaymaster` with strict validation and without force.
-    /// Idempotent: the same payload twice is a no-op. Returns the object as the server has it
-    /// (for Secrets without data).
+    /// Reads all Secrets of a namespace by name.
+    fn secrets<'a>(
+        &'a self,
+        actor: &'a Actor,
+        namespace: &'a str,
+    ) -> BoxFuture<'a, Result<BTreeMap<String, SecretView>, ClusterError>>;
+
+    /// Applies server-side as manager `quaymaster` with strict validation. Idempotent: the same
+    /// payload twice is a no-op. Returns the object as the server has it (for Secrets without
+    /// data).
     fn apply<'a>(
         &'a self,
         actor: &'a Actor,
         id: &'a ObjectId,
         payload: Payload<'a>,
         write: Write,
+        force: Force,
     ) -> BoxFuture<'a, Result<(AppliedObject, Value), ClusterError>>;
+
+    /// Creates an object of the agent's own bookkeeping (never a Secret): [`ClusterError::Exists`]
+    /// where one is there.
+    fn create<'a>(
+        &'a self,
+        actor: &'a Actor,
+        id: &'a ObjectId,
+        body: &'a Value,
+    ) -> BoxFuture<'a, Result<Value, ClusterError>>;
+
+    /// Replaces an object of the agent's own bookkeeping (never a Secret) if it still has the
+    /// `resourceVersion` in `body`; else [`ClusterError::Raced`].
+    fn replace<'a>(
+        &'a self,
+        actor: &'a Actor,
+        id: &'a ObjectId,
+        body: &'a Value,
+    ) -> BoxFuture<'a, Result<Value, ClusterError>>;
+
+    /// Changes single fields by a JSON patch (RFC 6902), for ownership and finalizers, never for
+    /// values; its `test` operations that fail are [`ClusterError::Raced`]. Returns the object
+    /// (of a Secret without data).
+    fn patch<'a>(
+        &'a self,
+        actor: &'a Actor,
+        id: &'a ObjectId,
+        patch: &'a Value,
+        write: Write,
+    ) -> BoxFuture<'a, Result<Value, ClusterError>>;
+
+    /// Begins to delete one very object. Idempotent: an object that is gone is deleted.
+    fn delete<'a>(
+        &'a self,
+        actor: &'a Actor,
+        id: &'a ObjectId,
+        deletion: &'a Deletion,
+    ) -> BoxFuture<'a, Result<(), ClusterError>>;
 
     /// Watches scopes until the stream is dropped. Starts with what is there, then changes; mends
     /// itself after cuts; ends only when nothing more can come.

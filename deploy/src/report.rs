@@ -183,6 +183,8 @@ fn of_refused(objects: &[(String, ClusterError)]) -> Problem {
         | ClusterError::UnknownKind { .. }
         | ClusterError::Missing { .. }
         | ClusterError::Conflict { .. }
+        | ClusterError::Exists { .. }
+        | ClusterError::Raced { .. }
         | ClusterError::Unavailable { .. }
         | ClusterError::Unanswered { .. }
         | ClusterError::Unexpected { .. } => vec![Place::message(format!("{object}: {error}"))],
@@ -208,6 +210,8 @@ pub fn of_cluster(object: &str, error: &ClusterError) -> Problem {
         ClusterError::Forbidden { .. }
         | ClusterError::UnknownKind { .. }
         | ClusterError::Missing { .. }
+        | ClusterError::Exists { .. }
+        | ClusterError::Raced { .. }
         | ClusterError::Unavailable { .. }
         | ClusterError::Unanswered { .. }
         | ClusterError::Unexpected { .. } => format!("{object}: {error}"),
@@ -221,6 +225,10 @@ pub fn of_cluster(object: &str, error: &ClusterError) -> Problem {
         }
         ClusterError::Missing { .. } => Problem::new(Code::ObjectInvalid, detail)
             .hint("something that the object needs, such as its namespace, does not exist"),
+        ClusterError::Exists { .. } | ClusterError::Raced { .. } => {
+            Problem::new(Code::ApplyConflict, detail)
+                .hint("somebody else changed it at the same moment: run the job again")
+        }
         ClusterError::Conflict { .. } => Problem::new(Code::ApplyConflict, detail)
             .hint("take the field out of the manifest, or let the other manager give it up"),
         ClusterError::Unavailable { .. } | ClusterError::Unanswered { .. } => {

@@ -21,7 +21,10 @@ use deploy::object::ObjectId;
 use deploy::ports::Access;
 use deploy::ports::Cluster;
 use deploy::ports::ClusterError;
+use deploy::ports::Deletion;
+use deploy::ports::Dependents;
 use deploy::ports::Engine;
+use deploy::ports::Force;
 use deploy::ports::Login;
 use deploy::ports::Observation;
 use deploy::ports::Payload;
@@ -228,18 +231,18 @@ async fn cluster_suite(
         "the actor may patch"
     );
     ensure!(port.get(actor, &id).await?.is_none(), "it is not there yet");
-    port.apply(actor, &id, Payload::Object(&body), Write::DryRun)
+    port.apply(actor, &id, Payload::Object(&body), Write::DryRun, Force::No)
         .await?;
     ensure!(
         port.get(actor, &id).await?.is_none(),
         "a dry run keeps nothing"
     );
     let (first, _) = port
-        .apply(actor, &id, Payload::Object(&body), Write::Commit)
+        .apply(actor, &id, Payload::Object(&body), Write::Commit, Force::No)
         .await?;
     ensure!(first.id == id && !first.uid.is_empty());
     let (again, _) = port
-        .apply(actor, &id, Payload::Object(&body), Write::Commit)
+        .apply(actor, &id, Payload::Object(&body), Write::Commit, Force::No)
         .await?;
     ensure!(
         again.uid == first.uid && again.generation == first.generation,
@@ -247,11 +250,65 @@ async fn cluster_suite(
     );
     let live = port.get(actor, &id).await?.context("it is there")?;
     ensure!(
-        live["data"]["key"] == "one" && live["metadata"].get("managedFields").is_none(),
+        live["data"]["key"] == "one"
+            && live["metadata"]["managedFields"][0]["manager"] == "quaymaster",
         "{live}"
     );
+    bookkeeping_suite(port, actor, namespace).await?;
     secret_suite(port, actor, namespace, key).await?;
     observe_suite(port, actor, namespace).await
+}
+
+/// Creating, replacing by version, patching by test, deleting by uid.
+async fn bookkeeping_suite(port: &dyn Cluster, actor: &Actor, namespace: &str) -> Result<()> {
+    let (id, body) = config_map(namespace, "book", "one");
+    let first = port.create(actor, &id, &body).await?;
+    let again = port.create(actor, &id, &body).await;
+    ensure!(
+        matches!(again, Err(ClusterError::Exists { .. })),
+        "{again:?}"
+    );
+    let mut second = first.clone();
+    second["data"]["key"] = json!("two");
+    let second = port.replace(actor, &id, &second).await?;
+    ensure!(second["data"]["key"] == "two", "{second}");
+    let stale = port.replace(actor, &id, &first).await;
+    ensure!(
+        matches!(stale, Err(ClusterError::Raced { .. })),
+        "{stale:?}"
+    );
+    let patch = |old: &str| {
+        json!([{ "op": "test", "path": "/data/key", "value": old },
+            { "op": "replace", "path": "/data/key", "value": "three" }])
+    };
+    let refused = port.patch(actor, &id, &patch("one"), Write::Commit).await;
+    ensure!(
+        matches!(refused, Err(ClusterError::Raced { .. })),
+        "{refused:?}"
+    );
+    let third = port.patch(actor, &id, &patch("two"), Write::Commit).await?;
+    ensure!(third["data"]["key"] == "three", "{third}");
+    let listed = port.list(actor, &id.gvk, Some(namespace)).await?;
+    let found = listed
+        .iter()
+        .find(|item| item["metadata"]["name"] == "book");
+    let found = found.context("it is listed")?;
+    ensure!(found["kind"] == "ConfigMap", "{found}");
+    let deletion = |uid: &str| Deletion {
+        uid: uid.to_owned(),
+        dependents: Dependents::Background,
+        write: Write::Commit,
+    };
+    let other = port.delete(actor, &id, &deletion("another-uid")).await;
+    ensure!(
+        matches!(other, Err(ClusterError::Raced { .. })),
+        "{other:?}"
+    );
+    let uid = third["metadata"]["uid"].as_str().unwrap_or_default();
+    port.delete(actor, &id, &deletion(uid)).await?;
+    ensure!(port.get(actor, &id).await?.is_none(), "it is gone");
+    port.delete(actor, &id, &deletion(uid)).await?;
+    Ok(())
 }
 
 async fn secret_suite(
@@ -265,7 +322,7 @@ async fn secret_suite(
         namespace: Some(namespace.to_owned()),
         name: "app-one".to_owned(),
     };
-    ensure!(port.fingerprints(actor, &id).await?.is_none());
+    ensure!(port.secret(actor, &id).await?.is_none());
     let body = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "app-one", "namespace": namespace }, "type": "Opaque" });
     let data = BTreeMap::from([("k".to_owned(), Secret::from_text("a-value".to_owned()))]);
     let (_, answer) = port
@@ -277,14 +334,14 @@ async fn secret_suite(
                 data: &data,
             },
             Write::Commit,
+            Force::No,
         )
         .await?;
     ensure!(answer.get("data").is_none(), "values do not come back");
-    let found = port
-        .fingerprints(actor, &id)
-        .await?
-        .context("it is there")?;
-    ensure!(found.len() == 1 && found["k"] == key.fingerprint("k", b"a-value"));
+    let found = port.secret(actor, &id).await?.context("it is there")?;
+    ensure!(found.values.len() == 1 && found.values["k"] == key.fingerprint("k", b"a-value"));
+    let all = port.secrets(actor, namespace).await?;
+    ensure!(all["app-one"].values == found.values, "{all:?}");
     Ok(())
 }
 
@@ -309,7 +366,7 @@ async fn observe_suite(port: &dyn Cluster, actor: &Actor, namespace: &str) -> Re
     );
     let synced = next().await?;
     ensure!(synced == Observation::Synced(id.gvk.clone()), "{synced:?}");
-    port.apply(actor, &id, Payload::Object(&body), Write::Commit)
+    port.apply(actor, &id, Payload::Object(&body), Write::Commit, Force::No)
         .await?;
     let change = next().await?;
     ensure!(
@@ -357,7 +414,13 @@ async fn the_cluster_adapter_keeps_the_contract() -> Result<()> {
     };
     let (_, body) = config_map("kube-system", "conf", "v");
     let error = cluster
-        .apply(&actor, &elsewhere, Payload::Object(&body), Write::Commit)
+        .apply(
+            &actor,
+            &elsewhere,
+            Payload::Object(&body),
+            Write::Commit,
+            Force::No,
+        )
         .await
         .expect_err("RBAC says no");
     ensure!(matches!(error, ClusterError::Forbidden { .. }), "{error:?}");

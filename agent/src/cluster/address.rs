@@ -33,6 +33,20 @@ pub(super) fn object(resource: &Resource, namespace: Option<&str>, name: &str) -
     }
 }
 
+/// Returns the path of all objects of a kind in a namespace, or of a cluster scoped kind.
+pub(super) fn collection(resource: &Resource, namespace: Option<&str>) -> Option<String> {
+    let version = version(&resource.gvk)?;
+    let plural = segment(&resource.plural)?;
+    match (resource.namespaced, namespace) {
+        (true, Some(namespace)) => {
+            let namespace = segment(namespace)?;
+            Some(format!("{version}/namespaces/{namespace}/{plural}"))
+        }
+        (false, None) => Some(format!("{version}/{plural}")),
+        (true, None) | (false, Some(_)) => None,
+    }
+}
+
 /// Encodes one segment; `None` for those that mean something else in a path.
 pub(super) fn segment(text: &str) -> Option<String> {
     if matches!(text, "" | "." | "..") || text.contains(['/', '%']) {
@@ -72,6 +86,14 @@ mod tests {
         assert_eq!(
             object(&namespace, None, "flask").as_deref(),
             Some("/api/v1/namespaces/flask")
+        );
+        assert_eq!(
+            collection(&deployment, Some("flask")).as_deref(),
+            Some("/apis/apps/v1/namespaces/flask/deployments")
+        );
+        assert_eq!(
+            collection(&namespace, None).as_deref(),
+            Some("/api/v1/namespaces")
         );
         assert_eq!(object(&deployment, None, "web"), None);
         assert_eq!(object(&namespace, Some("x"), "flask"), None);

@@ -128,6 +128,18 @@ pub(super) fn refused(answer: &Answer, doing: &Doing) -> ClusterError {
     }
 }
 
+/// Reads the machine's word for a refusal, such as `AlreadyExists`.
+pub(super) fn reason(answer: &Answer) -> String {
+    let status: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+    text(&status, &["reason"]).to_owned()
+}
+
+/// Says whether a JSON patch was refused because one of its tests did not hold.
+pub(super) fn is_failed_test(answer: &Answer) -> bool {
+    let status: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+    answer.status == 422 && text(&status, &["message"]).contains("testing value")
+}
+
 /// Says whether a 404 is about the object itself and not about its kind or namespace.
 pub(super) fn is_plainly_absent(answer: &Answer) -> bool {
     let status: Value = serde_json::from_slice(&answer.body).unwrap_or_default();

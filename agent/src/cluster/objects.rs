@@ -25,7 +25,7 @@ use deploy::object::ObjectId;
 use deploy::object::number;
 use deploy::object::text;
 use deploy::ports::Payload;
-use deploy::secret::Fingerprint;
+use deploy::ports::SecretView;
 use deploy::secret::FingerprintKey;
 use deploy::secret::Secret;
 
@@ -125,19 +125,48 @@ pub(super) fn applied(id: &ObjectId, mut object: Value) -> (AppliedObject, Value
 pub(super) fn strip(object: &mut Value, gvk: &Gvk) {
     if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.remove("managedFields");
-        let annotations = metadata.get_mut("annotations");
-        if let (true, Some(annotations)) =
-            (is_secret(gvk), annotations.and_then(Value::as_object_mut))
-        {
-            annotations.remove(LAST_APPLIED);
-        }
+    }
+    if is_secret(gvk) {
+        without_copy(object);
     }
 }
 
-/// What is read of a Secret.
+/// Removes the annotation of a Secret that holds its values.
+fn without_copy(secret: &mut Value) {
+    let annotations = secret.pointer_mut("/metadata/annotations");
+    if let Some(annotations) = annotations.and_then(Value::as_object_mut) {
+        annotations.remove(LAST_APPLIED);
+    }
+}
+
+/// What is read of a Secret: fingerprints are taken of the values, the rest is kept.
 #[derive(Deserialize)]
-struct Values {
+struct Read {
     data: Option<BTreeMap<String, Wiped>>,
+    #[serde(default, rename = "stringData")]
+    _string_data: IgnoredAny,
+    #[serde(flatten)]
+    rest: Map<String, Value>,
+}
+
+impl Read {
+    fn view(self, key: &FingerprintKey) -> Option<SecretView> {
+        let mut rest = Value::Object(self.rest);
+        without_copy(&mut rest);
+        let values = self
+            .data
+            .unwrap_or_default()
+            .into_iter()
+            .map(|(name, value)| {
+                let bytes = Zeroizing::new(STANDARD.decode(value.0.as_bytes()).ok()?);
+                let fingerprint = key.fingerprint(&name, &bytes);
+                Some((name, fingerprint))
+            });
+        Some(SecretView {
+            values: values.collect::<Option<_>>()?,
+            rest,
+        })
+    }
 }
 
 /// A text that is wiped on drop.
@@ -149,23 +178,45 @@ impl<'de> Deserialize<'de> for Wiped {
     }
 }
 
-/// Reads the fingerprints of a Secret's values; `None` where the body is not a Secret's.
-pub(super) fn fingerprints(
-    body: Vec<u8>,
-    key: &FingerprintKey,
-) -> Option<BTreeMap<String, Fingerprint>> {
+/// Reads a Secret; `None` where the body is not a Secret's.
+pub(super) fn secret(body: Vec<u8>, key: &FingerprintKey) -> Option<SecretView> {
     let body = Zeroizing::new(body);
-    let values: Values = serde_json::from_slice(&body).ok()?;
-    values
-        .data
-        .unwrap_or_default()
-        .into_iter()
-        .map(|(name, value)| {
-            let bytes = Zeroizing::new(STANDARD.decode(value.0.as_bytes()).ok()?);
-            let fingerprint = key.fingerprint(&name, &bytes);
-            Some((name, fingerprint))
-        })
-        .collect()
+    let read: Read = serde_json::from_slice(&body).ok()?;
+    read.view(key)
+}
+
+/// A listing as the server sends it: its items have neither `apiVersion` nor `kind`.
+#[derive(Deserialize)]
+struct Listing<T> {
+    items: Vec<T>,
+}
+
+/// Reads a listing of Secrets by name; `None` where the body is none.
+pub(super) fn secrets(body: Vec<u8>, key: &FingerprintKey) -> Option<BTreeMap<String, SecretView>> {
+    let body = Zeroizing::new(body);
+    let listing: Listing<Read> = serde_json::from_slice(&body).ok()?;
+    let named = listing.items.into_iter().map(|item| {
+        let mut view = item.view(key)?;
+        name_kind(&mut view.rest, &Gvk::new("v1", "Secret"));
+        let name = text(&view.rest, &["metadata", "name"]).to_owned();
+        Some((name, view))
+    });
+    named.collect()
+}
+
+/// Reads a listing of objects; `None` where the body is none.
+pub(super) fn listed(body: &[u8], gvk: &Gvk) -> Option<Vec<Value>> {
+    let listing: Listing<Value> = serde_json::from_slice(body).ok()?;
+    let mut items = listing.items;
+    items.iter_mut().for_each(|item| name_kind(item, gvk));
+    Some(items)
+}
+
+fn name_kind(object: &mut Value, gvk: &Gvk) {
+    if let Some(object) = object.as_object_mut() {
+        object.insert("apiVersion".to_owned(), Value::from(gvk.api_version()));
+        object.insert("kind".to_owned(), Value::from(gvk.kind.as_str()));
+    }
 }
 
 #[cfg(test)]
@@ -225,8 +276,26 @@ mod tests {
             "password".to_owned(),
             key.fingerprint("password", b"hunter2"),
         )]);
-        assert_eq!(fingerprints(body, &key), Some(expected));
-        assert_eq!(fingerprints(b"{}".to_vec(), &key), Some(BTreeMap::new()));
-        assert_eq!(fingerprints(b"<html>".to_vec(), &key), None);
+        let view = secret(body, &key).expect("it is a Secret");
+        assert_eq!(view.values, expected);
+        assert_eq!(view.rest, json!({"kind": "Secret"}));
+        let empty = secret(b"{}".to_vec(), &key).expect("a Secret can be empty");
+        assert!(empty.values.is_empty());
+        assert_eq!(secret(b"<html>".to_vec(), &key), None);
+    }
+
+    #[test]
+    fn listed_objects_know_their_kind_and_secrets_show_no_value() {
+        let key = FingerprintKey::new([7; 32]);
+        let body = json!({"items": [{"metadata": {"name": "db", "annotations": {LAST_APPLIED: "hunter2"}},
+            "data": {"password": "aHVudGVyMg=="}}]});
+        let bytes = body.to_string().into_bytes();
+        let objects = listed(&bytes, &Gvk::new("v1", "ConfigMap")).expect("a listing");
+        assert_eq!(text(&objects[0], &["kind"]), "ConfigMap");
+        let views = secrets(bytes, &key).expect("a listing");
+        let expected = key.fingerprint("password", b"hunter2");
+        assert_eq!(views["db"].values["password"], expected);
+        assert_eq!(views["db"].rest["kind"], "Secret");
+        assert!(!format!("{views:?}").contains("hunter2"));
     }
 }

@@ -11,20 +11,23 @@ use crate::object::text;
 use crate::ports::Access;
 use crate::ports::Cluster;
 use crate::ports::ClusterError;
+use crate::ports::Deletion;
 use crate::ports::FieldConflict;
+use crate::ports::Force;
 use crate::ports::LogRequest;
 use crate::ports::Observation;
 use crate::ports::Payload;
 use crate::ports::Scope;
+use crate::ports::SecretView;
 use crate::ports::Write;
 use crate::principal::Actor;
-use crate::secret::Fingerprint;
 use crate::secret::FingerprintKey;
 use futures::FutureExt as _;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use serde_json::Value;
+use serde_json::json;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::collections::VecDeque;
@@ -130,11 +133,42 @@ impl FakeCluster {
         lock(&self.inner).writes.clone()
     }
 
+    fn view(&self, inner: &ClusterState, id: &ObjectId) -> Option<SecretView> {
+        let data = inner.secrets.get(id)?;
+        let values = data.iter().map(|(key, value)| {
+            let fingerprint = self.key.fingerprint(key, value);
+            (key.clone(), fingerprint)
+        });
+        Some(SecretView {
+            values: values.collect(),
+            rest: inner.objects.get(id).cloned().unwrap_or_default(),
+        })
+    }
+
+    /// Stores a whole object under the next resource version.
+    fn put(&self, id: &ObjectId, mut body: Value, uid: String) -> Result<Value, ClusterError> {
+        let mut inner = lock(&self.inner);
+        let refusal = inner.faults.pop_front().or_else(|| inner.refusal.clone());
+        if let Some(error) = refusal {
+            return Err(error);
+        }
+        inner.version += 1;
+        body["metadata"]["uid"] = Value::from(uid);
+        body["metadata"]["resourceVersion"] = Value::from(inner.version.to_string());
+        inner.writes.push(id.to_string());
+        inner.objects.insert(id.clone(), body.clone());
+        drop(inner);
+        let seen = Observation::Present(body.clone());
+        let _unheard = self.changes.send((id.gvk.clone(), seen));
+        Ok(body)
+    }
+
     fn apply_now(
         &self,
         id: &ObjectId,
         payload: &Payload<'_>,
         write: Write,
+        force: Force,
     ) -> Result<(AppliedObject, Value), ClusterError> {
         let mut inner = lock(&self.inner);
         if write == Write::Commit {
@@ -143,7 +177,9 @@ impl FakeCluster {
                 return Err(error);
             }
         }
-        if let Some(fields) = inner.conflicts.get(&id.name) {
+        if let Some(fields) = inner.conflicts.get(&id.name)
+            && force == Force::No
+        {
             return Err(ClusterError::Conflict {
                 object: id.to_string(),
                 fields: fields.clone(),
@@ -161,6 +197,7 @@ impl FakeCluster {
         let same = before
             .as_ref()
             .is_some_and(|before| before["spec"] == body["spec"]);
+        let owned = owned_fields(&body);
         let mut after = body;
         let uid = before.as_ref().map_or_else(
             || format!("uid-{}", id.name),
@@ -172,6 +209,13 @@ impl FakeCluster {
         if let Some(status) = before.as_ref().and_then(|before| before.get("status")) {
             after["status"] = status.clone();
         }
+        after["metadata"]["managedFields"] = json!([{
+            "manager": "quaymaster",
+            "operation": "Apply",
+            "apiVersion": id.gvk.api_version(),
+            "fieldsType": "FieldsV1",
+            "fieldsV1": owned,
+        }]);
         let version = inner.version + 1;
         after["metadata"]["resourceVersion"] = Value::from(version.to_string());
         let applied = AppliedObject {
@@ -198,6 +242,29 @@ impl FakeCluster {
         }
         Ok((applied, after))
     }
+}
+
+/// Writes down the fields of a body as `FieldsV1`; lists are atomic here.
+fn owned_fields(body: &Value) -> Value {
+    fn fields(value: &Value) -> Value {
+        let Some(object) = value.as_object() else {
+            return json!({});
+        };
+        let named = object
+            .iter()
+            .map(|(key, value)| (format!("f:{key}"), fields(value)));
+        Value::Object(named.collect())
+    }
+    let mut owned = fields(body);
+    if let Some(owned) = owned.as_object_mut() {
+        owned.remove("f:apiVersion");
+        owned.remove("f:kind");
+        if let Some(metadata) = owned.get_mut("f:metadata").and_then(Value::as_object_mut) {
+            metadata.remove("f:name");
+            metadata.remove("f:namespace");
+        }
+    }
+    owned
 }
 
 impl Cluster for FakeCluster {
@@ -240,18 +307,43 @@ impl Cluster for FakeCluster {
         async { Ok(self.object(id)) }.boxed()
     }
 
-    fn fingerprints<'a>(
+    fn list<'a>(
+        &'a self,
+        _: &'a Actor,
+        gvk: &'a Gvk,
+        namespace: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Vec<Value>, ClusterError>> {
+        async move {
+            let inner = lock(&self.inner);
+            let objects = inner.objects.iter();
+            Ok(objects
+                .filter(|(id, _)| id.gvk == *gvk && id.namespace.as_deref() == namespace)
+                .map(|(_, body)| body.clone())
+                .collect())
+        }
+        .boxed()
+    }
+
+    fn secret<'a>(
         &'a self,
         _: &'a Actor,
         id: &'a ObjectId,
-    ) -> BoxFuture<'a, Result<Option<BTreeMap<String, Fingerprint>>, ClusterError>> {
-        async {
+    ) -> BoxFuture<'a, Result<Option<SecretView>, ClusterError>> {
+        async { Ok(self.view(&lock(&self.inner), id)) }.boxed()
+    }
+
+    fn secrets<'a>(
+        &'a self,
+        _: &'a Actor,
+        namespace: &'a str,
+    ) -> BoxFuture<'a, Result<BTreeMap<String, SecretView>, ClusterError>> {
+        async move {
             let inner = lock(&self.inner);
-            Ok(inner.secrets.get(id).map(|data| {
-                data.iter()
-                    .map(|(key, value)| (key.clone(), self.key.fingerprint(key, value)))
-                    .collect()
-            }))
+            let ids = inner.secrets.keys();
+            Ok(ids
+                .filter(|id| id.namespace.as_deref() == Some(namespace))
+                .filter_map(|id| Some((id.name.clone(), self.view(&inner, id)?)))
+                .collect())
         }
         .boxed()
     }
@@ -262,8 +354,116 @@ impl Cluster for FakeCluster {
         id: &'a ObjectId,
         payload: Payload<'a>,
         write: Write,
+        force: Force,
     ) -> BoxFuture<'a, Result<(AppliedObject, Value), ClusterError>> {
-        async move { self.apply_now(id, &payload, write) }.boxed()
+        async move { self.apply_now(id, &payload, write, force) }.boxed()
+    }
+
+    fn create<'a>(
+        &'a self,
+        _: &'a Actor,
+        id: &'a ObjectId,
+        body: &'a Value,
+    ) -> BoxFuture<'a, Result<Value, ClusterError>> {
+        async move {
+            if self.object(id).is_some() {
+                return Err(ClusterError::Exists {
+                    object: id.to_string(),
+                });
+            }
+            self.put(id, body.clone(), format!("uid-{}", id.name))
+        }
+        .boxed()
+    }
+
+    fn replace<'a>(
+        &'a self,
+        _: &'a Actor,
+        id: &'a ObjectId,
+        body: &'a Value,
+    ) -> BoxFuture<'a, Result<Value, ClusterError>> {
+        async move {
+            let Some(before) = self.object(id) else {
+                return Err(ClusterError::Missing {
+                    object: id.to_string(),
+                });
+            };
+            let version = |body: &Value| text(body, &["metadata", "resourceVersion"]).to_owned();
+            if version(&before) != version(body) {
+                return Err(ClusterError::Raced {
+                    object: id.to_string(),
+                });
+            }
+            let uid = text(&before, &["metadata", "uid"]).to_owned();
+            self.put(id, body.clone(), uid)
+        }
+        .boxed()
+    }
+
+    fn patch<'a>(
+        &'a self,
+        _: &'a Actor,
+        id: &'a ObjectId,
+        patch: &'a Value,
+        write: Write,
+    ) -> BoxFuture<'a, Result<Value, ClusterError>> {
+        async move {
+            let Some(mut body) = self.object(id) else {
+                return Err(ClusterError::Missing {
+                    object: id.to_string(),
+                });
+            };
+            for operation in patch.as_array().into_iter().flatten() {
+                let value = operation["value"].clone();
+                let place = body.pointer_mut(text(operation, &["path"]));
+                match (text(operation, &["op"]), place) {
+                    ("test", Some(place)) if *place == value => {}
+                    ("replace", Some(place)) => *place = value,
+                    _ => {
+                        return Err(ClusterError::Raced {
+                            object: id.to_string(),
+                        });
+                    }
+                }
+            }
+            match write {
+                Write::DryRun => Ok(body),
+                Write::Commit => {
+                    let uid = text(&body, &["metadata", "uid"]).to_owned();
+                    self.put(id, body, uid)
+                }
+            }
+        }
+        .boxed()
+    }
+
+    fn delete<'a>(
+        &'a self,
+        _: &'a Actor,
+        id: &'a ObjectId,
+        deletion: &'a Deletion,
+    ) -> BoxFuture<'a, Result<(), ClusterError>> {
+        async move {
+            let mut inner = lock(&self.inner);
+            let Some(before) = inner.objects.get(id) else {
+                return Ok(());
+            };
+            if text(before, &["metadata", "uid"]) != deletion.uid {
+                return Err(ClusterError::Raced {
+                    object: id.to_string(),
+                });
+            }
+            if deletion.write == Write::Commit {
+                inner.objects.remove(id);
+                inner.secrets.remove(id);
+                inner.writes.push(format!("delete {id}"));
+                drop(inner);
+                let gone = Observation::Gone(id.clone());
+                let _unheard = self.changes.send((id.gvk.clone(), gone));
+            }
+            Ok(())
+        }
+        .boxed()
     }
 
     fn observe(&self, _: &Actor, scopes: Vec<Scope>) -> BoxStream<'static, Observation> {

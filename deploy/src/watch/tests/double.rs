@@ -19,7 +19,9 @@ use crate::ports::Access;
 use crate::ports::Clock;
 use crate::ports::Cluster;
 use crate::ports::ClusterError;
+use crate::ports::Deletion;
 use crate::ports::Entry;
+use crate::ports::Force;
 use crate::ports::Journal;
 use crate::ports::JournalError;
 use crate::ports::LogRequest;
@@ -30,12 +32,12 @@ use crate::ports::Payload;
 use crate::ports::Ports;
 use crate::ports::Scope;
 use crate::ports::SecretData;
+use crate::ports::SecretView;
 use crate::ports::Secrets;
 use crate::ports::SecretsError;
 use crate::ports::Session;
 use crate::ports::Write;
 use crate::principal::Actor;
-use crate::secret::Fingerprint;
 use crate::secret::LeaseId;
 use crate::secret::VaultPath;
 
@@ -107,11 +109,28 @@ impl Cluster for Script {
         unused()
     }
 
-    fn fingerprints<'a>(
+    fn list<'a>(
+        &'a self,
+        _: &'a Actor,
+        _: &'a Gvk,
+        _: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Vec<Value>, ClusterError>> {
+        unused()
+    }
+
+    fn secret<'a>(
         &'a self,
         _: &'a Actor,
         _: &'a ObjectId,
-    ) -> BoxFuture<'a, Result<Option<BTreeMap<String, Fingerprint>>, ClusterError>> {
+    ) -> BoxFuture<'a, Result<Option<SecretView>, ClusterError>> {
+        unused()
+    }
+
+    fn secrets<'a>(
+        &'a self,
+        _: &'a Actor,
+        _: &'a str,
+    ) -> BoxFuture<'a, Result<BTreeMap<String, SecretView>, ClusterError>> {
         unused()
     }
 
@@ -121,7 +140,45 @@ impl Cluster for Script {
         _: &'a ObjectId,
         _: Payload<'a>,
         _: Write,
+        _: Force,
     ) -> BoxFuture<'a, Result<(AppliedObject, Value), ClusterError>> {
+        unused()
+    }
+
+    fn create<'a>(
+        &'a self,
+        _: &'a Actor,
+        _: &'a ObjectId,
+        _: &'a Value,
+    ) -> BoxFuture<'a, Result<Value, ClusterError>> {
+        unused()
+    }
+
+    fn replace<'a>(
+        &'a self,
+        _: &'a Actor,
+        _: &'a ObjectId,
+        _: &'a Value,
+    ) -> BoxFuture<'a, Result<Value, ClusterError>> {
+        unused()
+    }
+
+    fn patch<'a>(
+        &'a self,
+        _: &'a Actor,
+        _: &'a ObjectId,
+        _: &'a Value,
+        _: Write,
+    ) -> BoxFuture<'a, Result<Value, ClusterError>> {
+        unused()
+    }
+
+    fn delete<'a>(
+        &'a self,
+        _: &'a Actor,
+        _: &'a ObjectId,
+        _: &'a Deletion,
+    ) -> BoxFuture<'a, Result<(), ClusterError>> {
         unused()
     }
 

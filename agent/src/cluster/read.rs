@@ -1,0 +1,142 @@
+//! Reading objects and Secrets, one by one or all of a kind.
+//!
+//! Called by [`super::Kube`] only. Each call is one GET as the actor. Values of Secrets become
+//! fingerprints while the answer is parsed and go no further.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use http::Request;
+use serde_json::Value;
+
+use deploy::object::Gvk;
+use deploy::object::ObjectId;
+use deploy::ports::ClusterError;
+use deploy::ports::SecretView;
+use deploy::principal::Actor;
+
+use super::Kube;
+use super::address;
+use super::error;
+use super::error::Doing;
+use super::error::Effect;
+use super::objects;
+use super::wire::As;
+
+impl Kube {
+    /// Finds the path of an object.
+    pub(super) async fn address(&self, id: &ObjectId) -> Result<String, ClusterError> {
+        let resource = self.catalog.resource(&id.gvk).await?;
+        address::object(&resource, id.namespace.as_deref(), &id.name).ok_or_else(|| {
+            let scope = if resource.namespaced { "a" } else { "no" };
+            ClusterError::Invalid {
+                object: id.to_string(),
+                causes: vec![format!(
+                    "metadata: needs a valid name and {scope} namespace for this kind"
+                )],
+            }
+        })
+    }
+
+    /// Reads an object.
+    pub(super) async fn read(
+        &self,
+        actor: &Actor,
+        id: &ObjectId,
+    ) -> Result<Option<Value>, ClusterError> {
+        not_secret(&id.gvk)?;
+        let Some(body) = self.fetch(actor, id).await? else {
+            return Ok(None);
+        };
+        let doing = Doing::to("get", id, Effect::Read);
+        let object = objects::parsed(body, &id.gvk);
+        object.map(Some).ok_or_else(|| error::garbled(&doing))
+    }
+
+    /// Reads a Secret.
+    pub(super) async fn read_secret(
+        &self,
+        actor: &Actor,
+        id: &ObjectId,
+    ) -> Result<Option<SecretView>, ClusterError> {
+        let Some(body) = self.fetch(actor, id).await? else {
+            return Ok(None);
+        };
+        let doing = Doing::to("get", id, Effect::Read);
+        objects::secret(body, &self.fingerprint_key)
+            .map(Some)
+            .ok_or_else(|| error::garbled(&doing))
+    }
+
+    /// Reads all objects of a kind.
+    pub(super) async fn read_all(
+        &self,
+        actor: &Actor,
+        gvk: &Gvk,
+        namespace: Option<&str>,
+    ) -> Result<Vec<Value>, ClusterError> {
+        not_secret(gvk)?;
+        let (body, doing) = self.fetch_all(actor, gvk, namespace).await?;
+        objects::listed(&body, gvk).ok_or_else(|| error::garbled(&doing))
+    }
+
+    /// Reads all Secrets of a namespace.
+    pub(super) async fn read_secrets(
+        &self,
+        actor: &Actor,
+        namespace: &str,
+    ) -> Result<BTreeMap<String, SecretView>, ClusterError> {
+        let gvk = Gvk::new("v1", "Secret");
+        let (body, doing) = self.fetch_all(actor, &gvk, Some(namespace)).await?;
+        objects::secrets(body, &self.fingerprint_key).ok_or_else(|| error::garbled(&doing))
+    }
+
+    /// Reads an object's body; `None` where it is plainly absent.
+    async fn fetch(&self, actor: &Actor, id: &ObjectId) -> Result<Option<Vec<u8>>, ClusterError> {
+        let doing = Doing::to("get", id, Effect::Read);
+        let request = Request::get(self.address(id).await?);
+        let answer = self
+            .send(As::Actor(actor), request, Bytes::new(), &doing)
+            .await?;
+        if answer.is_success() {
+            return Ok(Some(answer.body));
+        }
+        if error::is_plainly_absent(&answer) {
+            return Ok(None);
+        }
+        Err(self.refused(&answer, &doing, &id.gvk))
+    }
+
+    async fn fetch_all(
+        &self,
+        actor: &Actor,
+        gvk: &Gvk,
+        namespace: Option<&str>,
+    ) -> Result<(Vec<u8>, Doing), ClusterError> {
+        let place = namespace.map_or_else(String::new, |name| format!(" in {name}"));
+        let doing = Doing::read("list", format!("{gvk}{place}"));
+        let resource = self.catalog.resource(gvk).await?;
+        let path = address::collection(&resource, namespace);
+        let path = path.ok_or_else(|| ClusterError::Invalid {
+            object: doing.object.clone(),
+            causes: vec!["the namespace does not fit the kind's scope".to_owned()],
+        })?;
+        let request = Request::get(path);
+        let answer = self
+            .send(As::Actor(actor), request, Bytes::new(), &doing)
+            .await?;
+        if answer.is_success() {
+            return Ok((answer.body, doing));
+        }
+        Err(self.refused(&answer, &doing, gvk))
+    }
+}
+
+fn not_secret(gvk: &Gvk) -> Result<(), ClusterError> {
+    if objects::is_secret(gvk) {
+        return Err(ClusterError::Unexpected {
+            reason: "a Secret is read by its fingerprints only".to_owned(),
+        });
+    }
+    Ok(())
+}
