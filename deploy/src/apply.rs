@@ -152,7 +152,7 @@ async fn step_one(
         let state = match step.action {
             Action::Create => "created",
             Action::Change => "changed",
-            Action::Same | Action::Unknown => "applied",
+            Action::Same | Action::Unknown | Action::Delete | Action::Recreate => "applied",
         };
         patience.log.object(id.to_string(), state, "");
     }

@@ -15,9 +15,12 @@ use proto::ids::ClusterName;
 use proto::ids::Namespace;
 use proto::report::NearMiss;
 
+use crate::object::Object;
 use crate::object::Resource;
+use crate::policy::ClusterGrant;
 use crate::policy::Policy;
 use crate::policy::Rule;
+use crate::policy::Verb;
 use crate::principal::Actor;
 use crate::principal::Principal;
 use crate::request::Request;
@@ -50,10 +53,45 @@ pub struct Permit {
     cluster: ClusterName,
     namespace: Namespace,
     vault_role: Option<String>,
+    grant: ClusterGrant,
     request: Request,
 }
 
 impl Permit {
+    /// Adds objects that became known after the rest was granted: rendered ones, or those of a
+    /// recorded revision. The same rule decides about them as about all others; `served` as in
+    /// [`authorize`].
+    ///
+    /// # Errors
+    /// The denial, naming the first object that the rule does not grant.
+    pub fn complete(
+        mut self,
+        objects: Vec<Object>,
+        served: &[Resource],
+    ) -> Result<Self, Box<Denial>> {
+        self.request.objects.extend(objects);
+        let known = std::mem::take(&mut self.request.objects);
+        let scopes = scope::Scopes::of(&known, served);
+        self.request.objects.clone_from(&known);
+        grant::complete(&self.grant, &mut self.request, &self.namespace, &scopes).map_err(
+            |refusal| {
+                Box::new(Denial {
+                    decision: self.decision.clone(),
+                    message: refusal.message,
+                    hint: refusal.hint,
+                    nearest: Vec::new(),
+                })
+            },
+        )?;
+        Ok(self)
+    }
+
+    /// Says whether the rule grants a verb for this app.
+    #[must_use]
+    pub fn may(&self, verb: Verb) -> bool {
+        self.grant.verbs.contains(&verb)
+    }
+
     /// Returns who asked.
     #[must_use]
     pub const fn principal(&self) -> &Principal {
@@ -246,6 +284,7 @@ fn permit(
         cluster: granted.cluster,
         namespace: granted.namespace,
         vault_role: granted.vault_role,
+        grant: granted.grant,
         request,
     }
 }

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use futures::FutureExt as _;
 use futures::StreamExt as _;
 use proto::report::Action;
+use proto::report::FieldChange;
 use proto::report::KeyChange;
 use serde_json::Value;
 use serde_json::json;
@@ -116,6 +117,10 @@ pub struct Step {
     pub reason: String,
     /// For a Secret: what happens to each key.
     pub keys: Vec<KeyChange>,
+    /// For an object that changes: every field that differs.
+    pub fields: Vec<FieldChange>,
+    /// Things to know about it.
+    pub notes: Vec<String>,
     /// What is sent.
     pub content: Content,
     /// The server's view from the check, where it could be asked.
@@ -152,6 +157,8 @@ impl Plan {
                 action: step.action,
                 reason: step.reason.clone(),
                 keys: step.keys.clone(),
+                fields: step.fields.clone(),
+                notes: step.notes.clone(),
             })
             .collect()
     }
@@ -343,6 +350,8 @@ pub fn plan(
                 action,
                 reason,
                 keys,
+                fields: Vec::new(),
+                notes: Vec::new(),
                 content,
                 checked: None,
             }

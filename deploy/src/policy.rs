@@ -99,9 +99,9 @@ pub struct ClusterGrant {
 pub enum Verb {
     /// Create and change objects.
     Apply,
-    /// Delete objects that are no longer in the bundle. Reserved.
+    /// Delete objects that are no longer in the bundle.
     Prune,
-    /// Go back to a recorded revision. Reserved.
+    /// Go back to a recorded revision.
     Rollback,
 }
 

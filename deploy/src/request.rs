@@ -23,10 +23,21 @@ pub struct Request {
     pub mode: Mode,
     /// The spec.
     pub spec: Spec,
-    /// The manifests' objects with images put in; namespaces are not filled in yet.
+    /// The objects that are known, with images put in; namespaces are not filled in yet.
     pub objects: Vec<Object>,
+    /// Where more objects come from, once the run is on.
+    pub source: Source,
     /// Things to tell the caller.
     pub notes: Vec<String>,
+}
+
+/// Where objects come from that are not known when the request is taken.
+#[derive(Debug, PartialEq)]
+pub enum Source {
+    /// There are none: the manifests are all.
+    Manifests,
+    /// A recorded revision of the app; unset is the one before the current.
+    Revision(Option<u64>),
 }
 
 /// Reads a request out of a bundle.
@@ -56,6 +67,7 @@ pub fn read(bundle: &Bundle, mode: Mode) -> Result<Request, InputError> {
         mode,
         spec,
         objects: manifests.objects,
+        source: Source::Manifests,
         notes: manifests.notes,
     })
 }

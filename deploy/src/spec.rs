@@ -78,11 +78,50 @@ pub enum Source {
     Template(Template),
 }
 
-/// How the rollout is judged.
+/// How the rollout is done and judged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rollout {
     /// The deadline of the whole run. Default 10 minutes.
     pub timeout: Duration,
+    /// What happens to an app whose rollout failed. Default: it is kept.
+    pub on_failure: OnFailure,
+    /// Whether objects of the last revision that are no longer in the bundle are deleted. Default
+    /// no.
+    pub prune: bool,
+    /// What a run does that finds another run of the app. Default: it waits in line.
+    pub when_locked: WhenLocked,
+    /// Whether an older pipeline may overwrite what a newer one deployed. Default no.
+    pub allow_older: bool,
+}
+
+impl Default for Rollout {
+    fn default() -> Self {
+        Self {
+            timeout: Duration::from_secs(10 * 60),
+            on_failure: OnFailure::Keep,
+            prune: false,
+            when_locked: WhenLocked::Wait,
+            allow_older: false,
+        }
+    }
+}
+
+/// What happens to an app whose rollout failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnFailure {
+    /// What was written stays.
+    Keep,
+    /// The last revision that was deployed is put back and watched.
+    Rollback,
+}
+
+/// What a run does that finds another run of the app.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenLocked {
+    /// It waits in line until its own deadline.
+    Wait,
+    /// It ends at once and names the other.
+    Fail,
 }
 
 /// Reads a spec.

@@ -45,8 +45,12 @@ pub enum Code {
     MethodNotAllowed,
     /// The same idempotency key was used with another body (409).
     IdempotencyConflict,
-    /// A newer run took over, or another run holds the app (409).
+    /// A newer pipeline deployed the app already (409).
     Superseded,
+    /// Another run holds the app (409).
+    Locked,
+    /// The world is no longer as the saved plan saw it (409).
+    PlanChanged,
     /// Over one of the size limits (413).
     TooLarge,
     /// The body's media type is not taken (415).
@@ -195,7 +199,7 @@ impl Code {
             Self::CrossProtocol | Self::Denied | Self::ClusterDenied | Self::VaultDenied => 403,
             Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
-            Self::IdempotencyConflict | Self::Superseded => 409,
+            Self::IdempotencyConflict | Self::Superseded | Self::Locked | Self::PlanChanged => 409,
             Self::TooLarge => 413,
             Self::UnsupportedMediaType => 415,
             Self::BundleInvalid
@@ -236,6 +240,8 @@ impl Code {
             Self::MethodNotAllowed => "method_not_allowed",
             Self::IdempotencyConflict => "idempotency_conflict",
             Self::Superseded => "superseded",
+            Self::Locked => "locked",
+            Self::PlanChanged => "plan_changed",
             Self::TooLarge => "too_large",
             Self::UnsupportedMediaType => "unsupported_media_type",
             Self::BundleInvalid => "bundle_invalid",
@@ -275,7 +281,9 @@ impl Code {
             Self::NotFound => "There is nothing here",
             Self::MethodNotAllowed => "The method is not allowed here",
             Self::IdempotencyConflict => "The idempotency key was used for another request",
-            Self::Superseded => "Another run of the same app came first",
+            Self::Superseded => "A newer pipeline deployed the app already",
+            Self::Locked => "Another run holds the app",
+            Self::PlanChanged => "The world changed after the plan was saved",
             Self::TooLarge => "The request is over a size limit",
             Self::UnsupportedMediaType => "The media type is not taken",
             Self::BundleInvalid => "The bundle is not a valid archive",
@@ -305,6 +313,7 @@ impl Code {
             Self::VaultUnavailable
                 | Self::ClusterUnavailable
                 | Self::RolloutTimeout
+                | Self::Locked
                 | Self::Interrupted
                 | Self::StillRunning
                 | Self::Unavailable

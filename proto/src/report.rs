@@ -31,7 +31,8 @@ pub enum Status {
     Denied,
     /// The input is not valid; nothing was written.
     Invalid,
-    /// A newer run took over.
+    /// Not done: a newer pipeline came first, another run holds the app, or the saved plan is out
+    /// of date; nothing was written.
     Superseded,
     /// Cancelled by the caller.
     Cancelled,
@@ -72,6 +73,8 @@ pub enum Mode {
     Deploy,
     /// Only the plan.
     DryRun,
+    /// Back to a recorded revision.
+    Rollback,
 }
 
 /// What one step of the plan does.
@@ -87,6 +90,10 @@ pub enum Action {
     /// It cannot be known before the run (a namespace or kind of the same bundle does not exist yet,
     /// or a credential that is issued anew).
     Unknown,
+    /// The object is no longer wanted and would be deleted.
+    Delete,
+    /// A field that cannot change would differ, so the object is deleted and made anew.
+    Recreate,
 }
 
 /// One step of a plan or of a run.
@@ -101,6 +108,26 @@ pub struct Step {
     /// For a Secret: every key with what happens to it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub keys: Vec<KeyChange>,
+    /// For an object that changes: every field that differs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fields: Vec<FieldChange>,
+    /// Things to know: ownership that moves, fields that are left to others, what could not be
+    /// checked before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+}
+
+/// One field of an object in a plan. Values of Secrets never come here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FieldChange {
+    /// The path, such as `.spec.template.spec.containers[name="app"].image`.
+    pub field: String,
+    /// What is there, as JSON, cut where it is long; unset where nothing is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<String>,
+    /// What would be there, as JSON, cut where it is long; unset where the field goes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
 }
 
 /// One key of a Secret in a plan.
@@ -156,6 +183,9 @@ pub struct Report {
     /// Set when the run did not succeed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<Code>,
+    /// The revision of the app that this run made (or went back to), once it is recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<u64>,
     /// The problem behind the verdict, when the run ended before or outside a rollout.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<Problem>,

@@ -80,8 +80,9 @@ impl World {
     /// When a server refuses something.
     pub async fn without_agent(name: &str) -> Result<Self> {
         let stand = Stand::shared().await?;
-        let number = NEXT.fetch_add(1, Ordering::Relaxed) + 1;
-        let project = (1000 + number).to_string();
+        // Several test processes may share one stand: the process id keeps their worlds apart.
+        let number = std::process::id() % 100_000 * 1000 + NEXT.fetch_add(1, Ordering::Relaxed);
+        let project = (1000 + u64::from(number)).to_string();
         let role = format!("t{number}-{name}");
         let facts = stand.facts();
         let vault = Faults::to(facts.vault_addr.trim_start_matches("http://")).await?;

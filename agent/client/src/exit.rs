@@ -87,7 +87,7 @@ impl Exit {
             | Code::Denied
             | Code::ClusterDenied
             | Code::VaultDenied => Self::Denied,
-            Code::Superseded => Self::Superseded,
+            Code::Superseded | Code::Locked | Code::PlanChanged => Self::Superseded,
             Code::SecretMissing
             | Code::VaultUnavailable
             | Code::ClusterUnavailable

@@ -8,6 +8,7 @@ use proto::error::Place;
 use proto::error::Problem;
 use proto::report::Action;
 use proto::report::Cause;
+use proto::report::FieldChange;
 use proto::report::Mode;
 use proto::report::Report;
 use proto::report::RunList;
@@ -83,12 +84,27 @@ fn plan(report: &Report, out: &mut String) {
             action,
             reason,
             keys,
+            fields,
+            notes,
         } = step;
         let line = format!("{:<8} {object}", word(*action));
         text("  ", &joined(&line, reason), out);
         for key in keys {
             let line = format!("{:<8} {} from {}", word(key.action), key.key, key.source);
             text("      ", &line, out);
+        }
+        for FieldChange {
+            field,
+            before,
+            after,
+        } in fields
+        {
+            let side = |value: &Option<String>| value.clone().unwrap_or("(nothing)".to_owned());
+            let line = format!("{field}: {} -> {}", side(before), side(after));
+            text("      ", &line, out);
+        }
+        for note in notes {
+            text("      note: ", note, out);
         }
     }
     let count = |action| {
@@ -98,13 +114,22 @@ fn plan(report: &Report, out: &mut String) {
             .filter(|step| step.action == action)
             .count()
     };
-    let (create, change) = (count(Action::Create), count(Action::Change));
-    let (same, unknown) = (count(Action::Same), count(Action::Unknown));
     if !report.steps.is_empty() {
-        let line = format!(
-            "plan: {create} to create, {change} to change, {same} the same, {unknown} not known \
-             before the run; nothing was written"
-        );
+        let counted = [
+            (Action::Create, "to create"),
+            (Action::Change, "to change"),
+            (Action::Recreate, "to recreate"),
+            (Action::Delete, "to delete"),
+            (Action::Same, "the same"),
+            (Action::Unknown, "not known before the run"),
+        ];
+        let told: Vec<String> = counted
+            .into_iter()
+            .map(|(action, words)| (count(action), words))
+            .filter(|(number, _)| *number > 0)
+            .map(|(number, words)| format!("{number} {words}"))
+            .collect();
+        let line = format!("plan: {}; nothing was written", told.join(", "));
         text("", &line, out);
     }
 }
@@ -115,6 +140,8 @@ const fn word(action: Action) -> &'static str {
         Action::Change => "change",
         Action::Same => "same",
         Action::Unknown => "unknown",
+        Action::Delete => "delete",
+        Action::Recreate => "recreate",
     }
 }
 

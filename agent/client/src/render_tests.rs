@@ -8,6 +8,7 @@ use proto::error::Problem;
 use proto::ids::RunId;
 use proto::report::Action;
 use proto::report::Cause;
+use proto::report::FieldChange;
 use proto::report::KeyChange;
 use proto::report::Mode;
 use proto::report::NearMiss;
@@ -33,6 +34,7 @@ pub(crate) fn report(status: Status, message: &str) -> Report {
         finished: None,
         message: message.to_owned(),
         code: None,
+        revision: None,
         problem: None,
         steps: Vec::new(),
         causes: Vec::new(),
@@ -89,11 +91,19 @@ fn a_plan_lists_steps_and_keys_and_says_that_nothing_was_written() {
             action: Action::Change,
             source: "kv/flask/app api_key version 7".to_owned(),
         }],
+        fields: vec![FieldChange {
+            field: ".metadata.labels.a".to_owned(),
+            before: None,
+            after: Some("\"b\"".to_owned()),
+        }],
+        notes: vec!["takes over the fields of kubectl".to_owned()],
     }];
     let expected = format!(
         "  change   v1 Secret flask/flask-db: 1 key differs\n      \
-         change   api-key from kv/flask/app api_key version 7\n\
-         plan: 0 to create, 1 to change, 0 the same, 0 not known before the run; nothing was written\n\
+         change   api-key from kv/flask/app api_key version 7\n      \
+         .metadata.labels.a: (nothing) -> \"b\"\n      \
+         note: takes over the fields of kubectl\n\
+         plan: 1 to change; nothing was written\n\
          OK demo/flask/flask-demo: the plan is complete (run {RUN})\n"
     );
     assert_eq!(result(&report), expected);

@@ -214,6 +214,7 @@ fn report(run: &RunTools, mode: Mode, status: Status) -> Report {
         finished: Some("2026-01-01T00:00:01.000Z".to_owned()),
         message: format!("it {}", status.word()),
         code: None,
+        revision: None,
         problem: None,
         steps: Vec::new(),
         causes: Vec::new(),

@@ -135,6 +135,7 @@ pub(super) fn key_text(owner: &str, key: &str, mode: Mode) -> String {
     let mode = match mode {
         Mode::Deploy => "deploy",
         Mode::DryRun => "dry_run",
+        Mode::Rollback => "rollback",
     };
     let mut hash = Sha256::new();
     for part in [mode, owner, key] {

@@ -192,7 +192,9 @@ impl UnfinishedRun {
 fn interrupt(report: &mut Report, phase: Phase, now: Timestamp) {
     let message = match report.mode {
         Mode::DryRun => "the agent was stopped during the dry run; nothing was written".to_owned(),
-        Mode::Deploy => format!("the agent was stopped during the run; {}", phase.message()),
+        Mode::Deploy | Mode::Rollback => {
+            format!("the agent was stopped during the run; {}", phase.message())
+        }
     };
     report.status = Status::Interrupted;
     report.finished = Some(format!("{now:.3}"));

@@ -21,6 +21,7 @@ fn report(id: u128, mode: Mode) -> Report {
         finished: None,
         message: "the run is on".to_owned(),
         code: None,
+        revision: None,
         problem: None,
         steps: Vec::new(),
         causes: Vec::new(),

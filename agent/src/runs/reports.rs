@@ -24,6 +24,7 @@ pub(super) fn beginning(id: &RunId, submission: &Submission, now: Timestamp) -> 
         finished: None,
         message: "the run is on".to_owned(),
         code: None,
+        revision: None,
         problem: None,
         steps: Vec::new(),
         causes: Vec::new(),

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use proto::ids::ClusterName;
 use proto::ids::Namespace;
+use proto::report::Mode;
 use serde_json::Value;
 
 use crate::image::ImageRef;
@@ -23,6 +24,7 @@ use crate::policy::SensitiveMetadata;
 use crate::policy::Verb;
 use crate::request::Request;
 use crate::secret::VaultPath;
+use crate::spec::OnFailure;
 use crate::spec::SecretSpec;
 use crate::spec::Source;
 
@@ -32,6 +34,7 @@ use super::scope::Scopes;
 /// What a rule granted, with everything that the request left open.
 pub(super) struct Granted {
     pub(super) rule: String,
+    pub(super) grant: ClusterGrant,
     pub(super) cluster: ClusterName,
     pub(super) namespace: Namespace,
     pub(super) vault_role: Option<String>,
@@ -101,7 +104,9 @@ pub(super) fn decide(
 ) -> Result<Granted, Refusal> {
     let mut progress = Progress(0);
     let (cluster, grant) = progress.step(cluster(rule, request))?;
-    progress.step(verb(grant))?;
+    for verb in verbs(request) {
+        progress.step(granted_verb(grant, verb))?;
+    }
     let namespace = progress.step(namespace(grant, request))?;
     for secret in &request.spec.secrets {
         progress.step(secret_name(grant, secret, &namespace))?;
@@ -109,18 +114,10 @@ pub(super) fn decide(
             progress.step(vault_path(rule, path))?;
         }
     }
-    let mut taken = BTreeMap::new();
-    let mut fates = Vec::with_capacity(request.objects.len());
-    for object in &request.objects {
-        let id = progress.step(object_grant(grant, object, &namespace, scopes))?;
-        let fate = progress.step(fate(&taken, &request.spec.secrets, &namespace, &id, object))?;
-        if let Fate::Keep(_) = fate {
-            taken.insert(versionless(id), object);
-        }
-        fates.push(fate);
-    }
+    let fates = objects(&mut progress, grant, request, &namespace, scopes)?;
     Ok(Granted {
         rule: rule.id.clone(),
+        grant: grant.clone(),
         cluster: cluster.clone(),
         namespace,
         vault_role: rule.vault.as_ref().and_then(|vault| vault.role.clone()),
@@ -128,10 +125,46 @@ pub(super) fn decide(
     })
 }
 
+/// Decides about objects that became known after the rest of the request was granted.
+pub(super) fn complete(
+    grant: &ClusterGrant,
+    request: &mut Request,
+    namespace: &Namespace,
+    scopes: &Scopes<'_>,
+) -> Result<(), Refusal> {
+    let fates = objects(&mut Progress(0), grant, request, namespace, scopes)?;
+    put(request, &fates);
+    Ok(())
+}
+
+fn objects(
+    progress: &mut Progress,
+    grant: &ClusterGrant,
+    request: &Request,
+    namespace: &Namespace,
+    scopes: &Scopes<'_>,
+) -> Result<Vec<Fate>, Refusal> {
+    let mut taken = BTreeMap::new();
+    let mut fates = Vec::with_capacity(request.objects.len());
+    for object in &request.objects {
+        let id = progress.step(object_grant(grant, object, namespace, scopes))?;
+        let fate = progress.step(fate(&taken, &request.spec.secrets, namespace, &id, object))?;
+        if let Fate::Keep(_) = fate {
+            taken.insert(versionless(id), object);
+        }
+        fates.push(fate);
+    }
+    Ok(fates)
+}
+
 /// Puts into the request what was decided: namespaces, and no object twice.
 pub(super) fn settle(request: &mut Request, granted: &Granted) {
+    put(request, &granted.fates);
+}
+
+fn put(request: &mut Request, fates: &[Fate]) {
     let objects = std::mem::take(&mut request.objects);
-    for (mut object, fate) in objects.into_iter().zip(&granted.fates) {
+    for (mut object, fate) in objects.into_iter().zip(fates) {
         match fate {
             Fate::Keep(namespace) => {
                 set_namespace(&mut object, namespace.as_deref());
@@ -184,11 +217,32 @@ fn cluster<'r>(
     }
 }
 
-fn verb(grant: &ClusterGrant) -> Result<(), Refusal> {
-    if grant.verbs.contains(&Verb::Apply) {
+/// Lists what a request does with the app; each verb is granted for itself.
+fn verbs(request: &Request) -> Vec<Verb> {
+    let rollout = &request.spec.rollout;
+    let mut verbs = match request.mode {
+        Mode::Deploy | Mode::DryRun => vec![Verb::Apply],
+        Mode::Rollback => vec![Verb::Rollback],
+    };
+    if rollout.prune {
+        verbs.push(Verb::Prune);
+    }
+    if rollout.on_failure == OnFailure::Rollback {
+        verbs.push(Verb::Rollback);
+    }
+    verbs
+}
+
+fn granted_verb(grant: &ClusterGrant, verb: Verb) -> Result<(), Refusal> {
+    if grant.verbs.contains(&verb) {
         return Ok(());
     }
-    Err(refuse("deploying (the verb apply) is not granted", ASK))
+    let what = match verb {
+        Verb::Apply => "deploying (the verb apply) is not granted",
+        Verb::Prune => "rollout.prune needs the verb prune, which is not granted",
+        Verb::Rollback => "going back to a revision needs the verb rollback, which is not granted",
+    };
+    Err(refuse(what, ASK))
 }
 
 fn namespace(grant: &ClusterGrant, request: &Request) -> Result<Namespace, Refusal> {

@@ -143,11 +143,10 @@ fn request(secrets: Vec<SecretSpec>, objects: Vec<Object>) -> Request {
             secrets,
             manifests: Vec::new(),
             images: BTreeMap::new(),
-            rollout: Rollout {
-                timeout: std::time::Duration::from_secs(600),
-            },
+            rollout: Rollout::default(),
         },
         objects,
+        source: crate::request::Source::Manifests,
         notes: Vec::new(),
     }
 }

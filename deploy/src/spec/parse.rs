@@ -11,8 +11,10 @@ use proto::ids::ClusterName;
 use proto::ids::DeployName;
 use proto::ids::Namespace;
 
+use super::OnFailure;
 use super::Rollout;
 use super::Spec;
+use super::WhenLocked;
 use super::fields::Errors;
 use super::fields::Fields;
 use super::fields::Spot;
@@ -41,7 +43,6 @@ const TOP: &[&str] = &[
 ];
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 
 /// Reads the whole spec.
 pub(super) fn spec(root: &Node) -> Result<Spec, InputError> {
@@ -138,30 +139,40 @@ fn images(spot: &Spot<'_>, errors: &mut Errors) -> BTreeMap<String, ImageRef> {
 }
 
 fn rollout(fields: &Fields<'_>, errors: &mut Errors) -> Rollout {
-    let default = Rollout {
-        timeout: DEFAULT_TIMEOUT,
-    };
+    const WORDS: &[&str] = &[
+        "timeout",
+        "on_failure",
+        "prune",
+        "when_locked",
+        "allow_older",
+    ];
+    let mut read = Rollout::default();
     let rollout = fields
         .take("rollout")
-        .and_then(|spot| spot.fields(&["timeout", "on_failure", "prune"], errors));
+        .and_then(|spot| spot.fields(WORDS, errors));
     let Some(rollout) = rollout else {
-        return default;
+        return read;
     };
-    if let Some(spot) = rollout.take("on_failure")
-        && spot.text(errors).is_some_and(|word| word != "keep")
-    {
-        errors.at(
-            &spot,
-            "anything but 'keep' is not supported by this version; leave it out",
-        );
+    if let Some(spot) = rollout.take("on_failure") {
+        match spot.text(errors).as_deref() {
+            Some("rollback") => read.on_failure = OnFailure::Rollback,
+            Some("keep") | None => {}
+            Some(_) => errors.at(&spot, "expected keep or rollback"),
+        }
     }
-    if let Some(spot) = rollout.take("prune")
-        && spot.flag(errors) == Some(true)
-    {
-        errors.at(
-            &spot,
-            "pruning is not supported by this version; leave it out",
-        );
+    if let Some(spot) = rollout.take("when_locked") {
+        match spot.text(errors).as_deref() {
+            Some("fail") => read.when_locked = WhenLocked::Fail,
+            Some("wait") | None => {}
+            Some(_) => errors.at(&spot, "expected wait or fail"),
+        }
+    }
+    if let Some(prune) = rollout.take("prune").and_then(|spot| spot.flag(errors)) {
+        read.prune = prune;
+    }
+    let older = rollout.take("allow_older");
+    if let Some(older) = older.and_then(|spot| spot.flag(errors)) {
+        read.allow_older = older;
     }
     let timeout = rollout.take("timeout").and_then(|spot| {
         if let Some(Scalar::Int(_) | Scalar::Float) = scalar(spot.node) {
@@ -170,7 +181,10 @@ fn rollout(fields: &Fields<'_>, errors: &mut Errors) -> Rollout {
         }
         spot.parsed(errors, duration)
     });
-    timeout.map_or(default, |timeout| Rollout { timeout })
+    if let Some(timeout) = timeout {
+        read.timeout = timeout;
+    }
+    read
 }
 
 /// Reads `90s`, `10m`, `1h30m`: hours, minutes and seconds in this order, each at most once.

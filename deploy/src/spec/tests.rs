@@ -162,8 +162,8 @@ fn words_of_later_versions_are_refused_by_name() {
     }
     assert_eq!(wrong("version: 1\nname: a\nhelm: {chart: x}\n"), ["helm"]);
     for (field, path) in [
-        ("on_failure: rollback", "on_failure"),
-        ("prune: true", "prune"),
+        ("on_failure: explode", "on_failure"),
+        ("when_locked: steal", "when_locked"),
     ] {
         let text = format!("version: 1\nname: a\nmanifests: [a]\nrollout: {{{field}}}\n");
         assert_eq!(wrong(&text), [format!("rollout.{path}")]);
