@@ -1,7 +1,7 @@
 //! Carries out a plan: server-side apply, wave after wave, concurrent inside a wave.
 //!
 //! Needs the [`Plan`] (and so the permit in it) and the values. The journal notes that writing
-//! begins before the first write. A write without an answer is looked at before it is sent again.
+//! begins before it is called. A write without an answer is looked at before it is sent again.
 //! Steps whose object is already right are not written. Called by [`crate::engine`] in a task that
 //! is never dropped; the stop token is asked between writes.
 
@@ -88,11 +88,6 @@ pub async fn apply(
         error,
         written: written.iter().map(|object| object.id.clone()).collect(),
     };
-    ports
-        .journal
-        .append(Entry::Applying)
-        .await
-        .map_err(|error| failure(error.into(), &[]))?;
     let data: BTreeMap<&str, &BTreeMap<String, Secret>> = secrets
         .secrets
         .iter()

@@ -24,6 +24,7 @@ use crate::policy::Verb;
 use crate::principal::Actor;
 use crate::principal::Principal;
 use crate::request::Request;
+use crate::request::Source;
 
 use self::grant::Granted;
 use self::grant::Refusal;
@@ -84,6 +85,35 @@ impl Permit {
             },
         )?;
         Ok(self)
+    }
+
+    /// Makes the permit to put recorded objects of the same app back, by the rule that granted this
+    /// one. Secrets from Vault are no part of it.
+    ///
+    /// # Errors
+    /// The denial, naming the first object that the rule does not grant any more.
+    pub fn sibling(&self, objects: Vec<Object>, served: &[Resource]) -> Result<Self, Box<Denial>> {
+        let mut spec = self.request.spec.clone();
+        spec.secrets.clear();
+        let sibling = Self {
+            principal: self.principal.clone(),
+            actor: self.actor.clone(),
+            rule: self.rule.clone(),
+            decision: self.decision.clone(),
+            policy: self.policy.clone(),
+            cluster: self.cluster.clone(),
+            namespace: self.namespace.clone(),
+            vault_role: None,
+            grant: self.grant.clone(),
+            request: Request {
+                mode: self.request.mode,
+                spec,
+                objects: Vec::new(),
+                source: Source::Manifests,
+                notes: Vec::new(),
+            },
+        };
+        sibling.complete(objects, served)
     }
 
     /// Says whether the rule grants a verb for this app.

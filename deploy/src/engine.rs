@@ -5,10 +5,13 @@
 //! Secret are revoked, the run's own Vault token is ended unless credentials live by it, and the log
 //! ends with the verdict. [`told`] says what happens, [`values`] cares for the secret values.
 
+mod back;
+mod book;
 mod told;
 mod values;
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use proto::error::Code;
 use proto::error::Problem;
@@ -16,26 +19,36 @@ use proto::event::Stage;
 use proto::ids::RunId;
 use proto::report::Mode;
 use proto::report::Report;
+use proto::report::Status;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::book::After;
+use self::book::App;
 use crate::apply;
 use crate::apply::Applied;
 use crate::authorize::Permit;
 use crate::backoff::Patience;
 use crate::check;
+use crate::history;
+use crate::history::Past;
 use crate::log::RunLog;
+use crate::object::AppliedObject;
 use crate::object::ObjectId;
 use crate::plan;
 use crate::plan::Content;
 use crate::plan::Live;
 use crate::plan::Plan;
+use crate::ports::Entry;
 use crate::ports::Login;
 use crate::ports::Ports;
+use crate::prune;
+use crate::prune::Leftover;
 use crate::report;
 use crate::report::Verdict;
 use crate::resolve::Draft;
 use crate::secret::FingerprintKey;
+use crate::spec::OnFailure;
 use crate::watch;
 use crate::watch::Outcome;
 
@@ -95,16 +108,20 @@ async fn execute(
     patience: &Patience<'_>,
     told: &mut Told,
 ) -> Result<Verdict, Problem> {
-    let wanted = plan::wanted(&permit);
+    let permit = back::complete(permit, tools, patience).await?;
+    let mut wanted = plan::wanted(&permit);
+    let app = App::of(&permit);
+    history::mark(&mut wanted, &app.place(tools.ports).set_id());
     check::access(&wanted, permit.actor(), tools.ports, patience)
         .await
         .map_err(|error| report::of_check(&error))?;
-    alone(permit, wanted, login, tools, patience, told).await
+    alone(permit, &app, wanted, login, tools, patience, told).await
 }
 
 /// The part of a run during which no other run may touch the app.
 async fn alone(
     permit: Permit,
+    app: &App,
     wanted: Vec<(ObjectId, Content)>,
     login: Option<Login>,
     tools: &Tools<'_>,
@@ -112,8 +129,22 @@ async fn alone(
     told: &mut Told,
 ) -> Result<Verdict, Problem> {
     let mode = permit.request().mode;
+    let mut past = book::open(&permit, app, tools, patience).await?;
+    let place = app.place(tools.ports);
+    let set = place.set_id();
+    let ids: BTreeSet<ObjectId> = wanted.iter().map(|(id, _)| id.clone()).collect();
+    let leftovers = prune::find(place, &past, &ids, patience)
+        .await
+        .map_err(|error| report::of_cluster("what the app has", &error))?;
+    prune::brake(
+        &permit.request().spec.rollout,
+        &leftovers,
+        past.members.len(),
+    )
+    .map_err(|brake| report::of_brake(&brake))?;
     let draft = values::draft(&permit, login, tools, patience).await?;
-    let plan = match make_plan(permit, wanted, draft.as_ref(), tools, patience).await {
+    let planned = make_plan(permit, wanted, draft.as_ref(), &set, tools, patience);
+    let plan = match planned.await {
         Ok(plan) => plan,
         Err(problem) => {
             values::close(draft, tools, patience).await;
@@ -121,13 +152,23 @@ async fn alone(
         }
     };
     told.steps = plan.told();
-    told::tell_plan(&plan, tools.log);
+    told.steps.extend(told::deletions(&plan, &leftovers));
+    told::tell_plan(&told.steps, tools.log);
     match mode {
         Mode::DryRun => {
             values::close(draft, tools, patience).await;
-            Ok(Verdict::succeeded(told::summary(&plan), Vec::new()))
+            let warnings = told::left(&plan, &leftovers);
+            Ok(Verdict::succeeded(told::summary(&told.steps), warnings))
         }
-        Mode::Deploy | Mode::Rollback => write_and_watch(&plan, draft, tools, patience).await,
+        Mode::Deploy | Mode::Rollback => {
+            let mut course = Course {
+                plan: &plan,
+                app,
+                past: &mut past,
+                leftovers: &leftovers,
+            };
+            write_and_watch(&mut course, draft, tools, patience, told).await
+        }
     }
 }
 
@@ -135,6 +176,7 @@ async fn make_plan(
     permit: Permit,
     wanted: Vec<(ObjectId, Content)>,
     draft: Option<&Draft>,
+    set: &str,
     tools: &Tools<'_>,
     patience: &Patience<'_>,
 ) -> Result<Plan, Problem> {
@@ -143,6 +185,9 @@ async fn make_plan(
         plan::observe(&permit, &wanted, tools.ports, patience).await;
     tools.log.end_stage(Stage::Plan);
     let observed = observed.map_err(|error| report::of_cluster("reading what is there", &error))?;
+    if let Some(id) = history::foreign(&observed, set) {
+        return Err(report::of_foreign(&id.to_string()));
+    }
     let mut plan = plan::plan(permit, wanted, &observed, draft, tools.key);
     tools
         .log
@@ -153,13 +198,24 @@ async fn make_plan(
     Ok(plan)
 }
 
+/// What a run that writes has in hand.
+struct Course<'a> {
+    plan: &'a Plan,
+    app: &'a App,
+    past: &'a mut Past,
+    leftovers: &'a [Leftover],
+}
+
 /// From here on something may have been written, so there is a verdict and no plain error.
 async fn write_and_watch(
-    plan: &Plan,
+    course: &mut Course<'_>,
     draft: Option<Draft>,
     tools: &Tools<'_>,
     patience: &Patience<'_>,
+    told: &mut Told,
 ) -> Result<Verdict, Problem> {
+    let plan = course.plan;
+    let before = course.past.clone();
     if tools.stop.is_cancelled() {
         values::close(draft, tools, patience).await;
         return Err(Problem::new(Code::Cancelled, "the run was cancelled"));
@@ -172,6 +228,17 @@ async fn write_and_watch(
             return Err(problem);
         }
     };
+    // On disk before the first write anywhere: after a kill the truth about this run is known.
+    let noted = tools.ports.journal.append(Entry::Applying).await;
+    let begun = match noted.map_err(|error| report::of_journal(&error)) {
+        Ok(()) => book::begin(plan, course.app, course.past, tools, patience).await,
+        Err(problem) => Err(problem),
+    };
+    if let Err(problem) = begun {
+        values::settle_secrets(secrets, &[], tools, patience).await;
+        tools.log.end_stage(Stage::Apply);
+        return Err(problem);
+    }
     let applied = apply::apply(plan, &secrets, tools.ports, patience).await;
     let written: Vec<ObjectId> = match &applied {
         Ok(applied) => applied
@@ -183,10 +250,59 @@ async fn write_and_watch(
     };
     values::settle_secrets(secrets, &written, tools, patience).await;
     tools.log.end_stage(Stage::Apply);
-    Ok(match applied {
-        Ok(applied) => judge(plan, &applied, tools, patience).await,
-        Err(failure) => Verdict::problem(report::of_apply(&failure)),
-    })
+    let (verdict, objects) = match &applied {
+        Ok(applied) => (
+            judge(plan, applied, tools, patience).await,
+            applied.objects(),
+        ),
+        Err(failure) => (Verdict::problem(report::of_apply(failure)), &[][..]),
+    };
+    Ok(settle(course, &before, verdict, objects, tools, patience, told).await)
+}
+
+/// After the rollout: prunes what is not wanted any more, or goes back, and closes the history.
+async fn settle(
+    course: &mut Course<'_>,
+    before: &Past,
+    verdict: Verdict,
+    objects: &[AppliedObject],
+    tools: &Tools<'_>,
+    patience: &Patience<'_>,
+    told: &mut Told,
+) -> Verdict {
+    let plan = course.plan;
+    let rollout = &plan.permit().request().spec.rollout;
+    let place = course.app.place(tools.ports);
+    let mut verdict = verdict;
+    let mut gone = BTreeSet::new();
+    if verdict.status == Status::Succeeded && rollout.prune {
+        let (deleted, warnings) = prune::delete(place, course.leftovers, patience).await;
+        gone = deleted;
+        verdict.warnings.extend(warnings);
+    }
+    verdict.warnings.extend(told::left(plan, course.leftovers));
+    if verdict.status == Status::Failed
+        && rollout.on_failure == OnFailure::Rollback
+        && plan.permit().request().mode == Mode::Deploy
+    {
+        verdict = back::put_back(plan, course.app, before, verdict, tools, patience).await;
+    }
+    let after = After {
+        applied: objects,
+        leftovers: course.leftovers,
+        gone: &gone,
+    };
+    told.revision = book::close(
+        plan,
+        course.app,
+        course.past,
+        after,
+        &mut verdict,
+        tools,
+        patience,
+    )
+    .await;
+    verdict
 }
 
 async fn judge(

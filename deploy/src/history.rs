@@ -10,14 +10,20 @@
 mod codec;
 pub mod store;
 
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
 use serde::Deserialize;
 use serde::Serialize;
+use serde_json::Value;
+use serde_json::json;
 
 use crate::authorize::Permit;
 use crate::object::Gvk;
 use crate::object::ObjectId;
+use crate::object::text;
+use crate::plan::Content;
+use crate::plan::Live;
 use crate::principal::Principal;
 
 /// The label that ties an object to its app's parent (KEP-3659).
@@ -193,6 +199,35 @@ impl Past {
             .filter(|member| !wanted.iter().any(|id| member.is_same(id)))
             .collect()
     }
+}
+
+/// Puts the app's label on everything that is wanted.
+pub fn mark(wanted: &mut [(ObjectId, Content)], set: &str) {
+    for (_, content) in wanted {
+        let (Content::Object(body) | Content::Secret { body, .. }) = content;
+        if let Some(metadata) = body.get_mut("metadata").and_then(Value::as_object_mut) {
+            let labels = metadata.entry("labels").or_insert(Value::Null);
+            if labels.is_null() {
+                *labels = json!({});
+            }
+            labels[PART_OF] = Value::from(set);
+        }
+    }
+}
+
+/// Finds an object that is there and carries another app's label.
+#[must_use]
+pub fn foreign<'a>(observed: &'a BTreeMap<ObjectId, Live>, set: &str) -> Option<&'a ObjectId> {
+    let is_foreign = |live: &Live| {
+        let label = match live {
+            Live::Absent => "",
+            Live::Object(body) => text(body, &["metadata", "labels", PART_OF]),
+            Live::Secret(view) => text(&view.rest, &["metadata", "labels", PART_OF]),
+        };
+        !label.is_empty() && label != set
+    };
+    let mut objects = observed.iter();
+    objects.find(|(_, live)| is_foreign(live)).map(|(id, _)| id)
 }
 
 /// A newer pipeline deployed the app already.

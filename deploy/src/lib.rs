@@ -34,6 +34,7 @@ pub mod authorize;
 pub mod resolve;
 pub mod plan;
 pub mod history;
+pub mod prune;
 pub mod check;
 pub mod apply;
 pub mod rollout;

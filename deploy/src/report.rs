@@ -12,10 +12,15 @@ use proto::report::Status;
 
 use crate::apply::ApplyError;
 use crate::apply::ApplyFailure;
+use crate::authorize::Denial;
 use crate::check::CheckError;
 use crate::class::Class;
+use crate::history::Older;
+use crate::history::store::HistoryError;
 use crate::ports::ClusterError;
+use crate::ports::JournalError;
 use crate::ports::SecretsError;
+use crate::prune::Brake;
 use crate::resolve::ResolveError;
 
 /// How a run ended.
@@ -239,6 +244,75 @@ pub fn of_cluster(object: &str, error: &ClusterError) -> Problem {
             Problem::new(Code::Internal, detail).hint("tell the operator the run's id")
         }
     }
+}
+
+/// Tells that the rule does not grant objects that became known during the run.
+#[must_use]
+pub fn of_denial(denial: &Denial) -> Problem {
+    let mut problem = Problem::new(Code::Denied, denial.message.clone()).hint(denial.hint.clone());
+    problem.decision_id = Some(denial.decision.clone());
+    problem
+}
+
+/// Tells an error of reading or noting the app's history.
+#[must_use]
+pub fn of_history(error: &HistoryError) -> Problem {
+    match error {
+        HistoryError::Cluster { doing, object, source } => {
+            let mut problem = of_cluster(object, source);
+            problem.detail = format!("{doing} the history of the app: {}", problem.detail);
+            problem
+        }
+        HistoryError::Broken { object, .. } => Problem::new(
+            Code::Internal,
+            format!("{object}, which holds the history of the app, is not as the agent writes it"),
+        )
+        .hint("somebody changed it: delete it to begin a new history; pruning then starts from nothing"),
+    }
+}
+
+/// Tells that a newer pipeline came first.
+#[must_use]
+pub fn of_older(older: &Older) -> Problem {
+    let detail = format!("{older} (revision {})", older.revision);
+    Problem::new(Code::Superseded, detail).hint(
+        "run the newest pipeline's job; to deploy the older one all the same, use `quaymaster \
+         rollback`, or set rollout.allow_older",
+    )
+}
+
+/// Tells that the brake holds pruning back.
+#[must_use]
+pub fn of_brake(brake: &Brake) -> Problem {
+    let hint = match brake {
+        Brake::Share { .. } => {
+            "if that is meant, raise rollout.prune_share (percent of the app) for this deploy"
+        }
+        Brake::Protected { .. } => {
+            "if that is meant, set rollout.prune_protected for this deploy, or annotate the object with quaymaster.dev/keep"
+        }
+    };
+    Problem::new(Code::SpecInvalid, format!("{brake}; nothing was written")).hint(hint)
+}
+
+/// Tells that an object is another app's.
+#[must_use]
+pub fn of_foreign(object: &str) -> Problem {
+    let detail = format!("{object} belongs to another app; nothing was written");
+    Problem::new(Code::ApplyConflict, detail).hint(
+        "its label applyset.kubernetes.io/part-of names the other app: take the object out of one of \
+         the two, or remove the label to hand it over",
+    )
+}
+
+/// Tells that the journal cannot be written.
+#[must_use]
+pub fn of_journal(error: &JournalError) -> Problem {
+    Problem::new(
+        Code::Internal,
+        format!("the agent {error}; nothing was written"),
+    )
+    .hint("the operator should look at the disk of the agent's state directory")
 }
 
 /// Tells a failure while writing.

@@ -88,6 +88,11 @@ pub struct Rollout {
     /// Whether objects of the last revision that are no longer in the bundle are deleted. Default
     /// no.
     pub prune: bool,
+    /// The largest share of the app that pruning may delete, in percent. Default 50.
+    pub prune_share: u8,
+    /// Whether pruning may delete what holds data or other objects (Namespaces, claims and volumes,
+    /// StatefulSets, definitions). Default no.
+    pub prune_protected: bool,
     /// What a run does that finds another run of the app. Default: it waits in line.
     pub when_locked: WhenLocked,
     /// Whether an older pipeline may overwrite what a newer one deployed. Default no.
@@ -100,6 +105,8 @@ impl Default for Rollout {
             timeout: Duration::from_secs(10 * 60),
             on_failure: OnFailure::Keep,
             prune: false,
+            prune_share: 50,
+            prune_protected: false,
             when_locked: WhenLocked::Wait,
             allow_older: false,
         }

@@ -222,18 +222,19 @@ async fn kv_versions_are_read_as_asked() -> Result<()> {
 #[tokio::test]
 async fn a_custom_resource_and_its_definition_come_in_one_bundle() -> Result<()> {
     let mut world = World::without_agent("crd").await?;
-    let policy = world.policy().replace(
-        "kinds = [",
-        "kinds = [\"apiextensions.k8s.io/CustomResourceDefinition\", \"demo.example.com/Widget\", ",
-    );
+    // A definition is the whole cluster's, so each world has its own.
+    let api = format!("w{}.example.com", world.project);
+    let kinds =
+        format!("kinds = [\"apiextensions.k8s.io/CustomResourceDefinition\", \"{api}/Widget\", ");
+    let policy = world.policy().replace("kinds = [", &kinds);
     std::fs::write(world.policy_path(), policy)?;
     let group = format!("gitlab:project:{}", world.project);
     world.stand.cluster().apply(&json!({ "apiVersion": "v1", "kind": "List", "items": [
-        { "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": { "name": "crd-writer" }, "rules": [
+        { "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": { "name": format!("crd-writer-{}", world.project) }, "rules": [
             { "apiGroups": ["apiextensions.k8s.io"], "resources": ["customresourcedefinitions"], "verbs": ["*"] },
-            { "apiGroups": ["demo.example.com"], "resources": ["widgets"], "verbs": ["*"] }] },
-        { "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": { "name": "crd-writer" },
-          "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "crd-writer" },
+            { "apiGroups": [api], "resources": ["widgets"], "verbs": ["*"] }] },
+        { "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": { "name": format!("crd-writer-{}", world.project) },
+          "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": format!("crd-writer-{}", world.project) },
           "subjects": [{ "apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": group }] }] })).await?;
     world.start_agent().await?;
     let crd = r#"apiVersion: apiextensions.k8s.io/v1
@@ -248,18 +249,24 @@ spec:
       served: true
       storage: true
       schema: { openAPIV3Schema: { type: object, x-kubernetes-preserve-unknown-fields: true } }
-"#;
-    let widget = "apiVersion: demo.example.com/v1\nkind: Widget\nmetadata: { name: one }\nspec: { size: 3 }\n";
+"#
+    .replace("demo.example.com", &api);
+    let widget = format!(
+        "apiVersion: {api}/v1\nkind: Widget\nmetadata: {{ name: one }}\nspec: {{ size: 3 }}\n"
+    );
     let spec = spec("");
     let done = world
         .deploy(&[
             ("quaymaster.yaml", &spec),
-            ("k8s/a.yaml", widget),
-            ("k8s/b.yaml", crd),
+            ("k8s/a.yaml", &widget),
+            ("k8s/b.yaml", &crd),
         ])
         .await?;
     ensure!(done.status() == 200, "{}\n{}", done.answer.text(), done.log);
-    world.kubectl(&["get", "widget", "one"]).await.map(drop)
+    world
+        .kubectl(&["get", &format!("widgets.{api}"), "one"])
+        .await
+        .map(drop)
 }
 
 #[tokio::test]

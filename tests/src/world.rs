@@ -133,6 +133,7 @@ namespaces = ["{namespace}"]
 kinds = ["apps/Deployment", "apps/StatefulSet", "apps/DaemonSet", "batch/Job", "v1/Pod", "v1/Service",
   "v1/ConfigMap", "v1/PersistentVolumeClaim"]
 secrets = ["app-*"]
+verbs = ["apply", "prune", "rollback"]
 require_digest = false
 "#
         )

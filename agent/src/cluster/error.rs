@@ -134,10 +134,12 @@ pub(super) fn reason(answer: &Answer) -> String {
     text(&status, &["reason"]).to_owned()
 }
 
-/// Says whether a JSON patch was refused because one of its tests did not hold.
+/// Says whether a JSON patch could not be carried out, as when one of its tests does not hold. The
+/// server says no more of it than that the request is in error; an object that is not valid comes
+/// with causes.
 pub(super) fn is_failed_test(answer: &Answer) -> bool {
     let status: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
-    answer.status == 422 && text(&status, &["message"]).contains("testing value")
+    answer.status == 422 && status["details"]["causes"].is_null()
 }
 
 /// Says whether a 404 is about the object itself and not about its kind or namespace.

@@ -9,12 +9,14 @@ use proto::report::Action;
 use proto::report::Mode;
 use proto::report::Report;
 use proto::report::Status;
+use proto::report::Step;
 
 use super::Told;
 use super::Tools;
 use crate::authorize::Permit;
 use crate::log::RunLog;
 use crate::plan::Plan;
+use crate::prune::Leftover;
 use crate::report;
 use crate::report::Verdict;
 
@@ -96,8 +98,46 @@ pub(super) fn introduce(permit: &Permit, log: &RunLog) {
     log.end_stage(Stage::Authorize);
 }
 
-pub(super) fn tell_plan(plan: &Plan, log: &RunLog) {
-    for step in plan.told() {
+/// The steps that delete what is not wanted any more.
+pub(super) fn deletions(plan: &Plan, leftovers: &[Leftover]) -> Vec<Step> {
+    if !plan.permit().request().spec.rollout.prune {
+        return Vec::new();
+    }
+    leftovers
+        .iter()
+        .filter(|one| one.stays.is_none())
+        .map(|one| Step {
+            object: one.id.to_string(),
+            action: Action::Delete,
+            reason: "is not in the bundle any more".to_owned(),
+            keys: Vec::new(),
+            fields: Vec::new(),
+            notes: Vec::new(),
+        })
+        .collect()
+}
+
+/// Warnings about what is not wanted any more and stays.
+pub(super) fn left(plan: &Plan, leftovers: &[Leftover]) -> Vec<String> {
+    let prune = plan.permit().request().spec.rollout.prune;
+    leftovers
+        .iter()
+        .filter_map(|one| match one.stays {
+            Some(why) => Some(format!(
+                "{} is not in the bundle any more and stays: {why}",
+                one.id
+            )),
+            None if prune => None,
+            None => Some(format!(
+                "{} is not in the bundle any more and stays; rollout.prune: true deletes such objects",
+                one.id
+            )),
+        })
+        .collect()
+}
+
+pub(super) fn tell_plan(steps: &[Step], log: &RunLog) {
+    for step in steps {
         let word = match step.action {
             Action::Create => "create",
             Action::Change => "change",
@@ -124,13 +164,8 @@ pub(super) fn tell_plan(plan: &Plan, log: &RunLog) {
     }
 }
 
-pub(super) fn summary(plan: &Plan) -> String {
-    let count = |action| {
-        plan.steps()
-            .iter()
-            .filter(|step| step.action == action)
-            .count()
-    };
+pub(super) fn summary(steps: &[Step]) -> String {
+    let count = |action| steps.iter().filter(|step| step.action == action).count();
     let mut text = format!(
         "plan: {} to create, {} to change, {} the same",
         count(Action::Create),

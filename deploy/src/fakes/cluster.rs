@@ -53,6 +53,7 @@ struct ClusterState {
     refusal: Option<ClusterError>,
     logs: BTreeMap<String, String>,
     writes: Vec<String>,
+    booked: Vec<String>,
     version: u64,
 }
 
@@ -85,7 +86,7 @@ impl FakeCluster {
             .push(conflict);
     }
 
-    /// Makes the next real write fail; dry runs pass.
+    /// Makes the next real apply fail; dry runs and bookkeeping pass.
     pub fn refuse_next_write(&self, error: ClusterError) {
         lock(&self.inner).faults.push_back(error);
     }
@@ -127,7 +128,13 @@ impl FakeCluster {
             .map(|(_, data)| data.keys().cloned().collect())
     }
 
-    /// Returns what was really written, in order.
+    /// Returns which objects of the agent's own bookkeeping were written, in order.
+    #[must_use]
+    pub fn booked(&self) -> Vec<String> {
+        lock(&self.inner).booked.clone()
+    }
+
+    /// Returns what was really applied and deleted, in order.
     #[must_use]
     pub fn writes(&self) -> Vec<String> {
         lock(&self.inner).writes.clone()
@@ -148,14 +155,13 @@ impl FakeCluster {
     /// Stores a whole object under the next resource version.
     fn put(&self, id: &ObjectId, mut body: Value, uid: String) -> Result<Value, ClusterError> {
         let mut inner = lock(&self.inner);
-        let refusal = inner.faults.pop_front().or_else(|| inner.refusal.clone());
-        if let Some(error) = refusal {
+        if let Some(error) = inner.refusal.clone() {
             return Err(error);
         }
         inner.version += 1;
         body["metadata"]["uid"] = Value::from(uid);
         body["metadata"]["resourceVersion"] = Value::from(inner.version.to_string());
-        inner.writes.push(id.to_string());
+        inner.booked.push(id.to_string());
         inner.objects.insert(id.clone(), body.clone());
         drop(inner);
         let seen = Observation::Present(body.clone());

@@ -143,6 +143,8 @@ fn rollout(fields: &Fields<'_>, errors: &mut Errors) -> Rollout {
         "timeout",
         "on_failure",
         "prune",
+        "prune_share",
+        "prune_protected",
         "when_locked",
         "allow_older",
     ];
@@ -154,14 +156,14 @@ fn rollout(fields: &Fields<'_>, errors: &mut Errors) -> Rollout {
         return read;
     };
     if let Some(spot) = rollout.take("on_failure") {
-        match spot.text(errors).as_deref() {
+        match spot.text(errors) {
             Some("rollback") => read.on_failure = OnFailure::Rollback,
             Some("keep") | None => {}
             Some(_) => errors.at(&spot, "expected keep or rollback"),
         }
     }
     if let Some(spot) = rollout.take("when_locked") {
-        match spot.text(errors).as_deref() {
+        match spot.text(errors) {
             Some("fail") => read.when_locked = WhenLocked::Fail,
             Some("wait") | None => {}
             Some(_) => errors.at(&spot, "expected wait or fail"),
@@ -169,6 +171,18 @@ fn rollout(fields: &Fields<'_>, errors: &mut Errors) -> Rollout {
     }
     if let Some(prune) = rollout.take("prune").and_then(|spot| spot.flag(errors)) {
         read.prune = prune;
+    }
+    let protected = rollout.take("prune_protected");
+    if let Some(protected) = protected.and_then(|spot| spot.flag(errors)) {
+        read.prune_protected = protected;
+    }
+    if let Some(spot) = rollout.take("prune_share")
+        && let Some(share) = spot.int(errors)
+    {
+        match u8::try_from(share) {
+            Ok(share) if share <= 100 => read.prune_share = share,
+            Ok(_) | Err(_) => errors.at(&spot, "expected a whole number of percent, 0 to 100"),
+        }
     }
     let older = rollout.take("allow_older");
     if let Some(older) = older.and_then(|spot| spot.flag(errors)) {

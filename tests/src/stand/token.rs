@@ -153,12 +153,13 @@ impl IdToken {
             &random[16..20],
             &random[20..]
         );
+        // Pipelines are counted upwards, so a later token is of no older pipeline.
         let job = u32::from_str_radix(&random[..7], 16)?;
         let standard = json!({
             "iss": issuer, "aud": AUDIENCE, "sub": "", "jti": jti,
             "iat": now, "nbf": now - 5, "exp": now + 3600,
             "user_id": "9", "user_login": "mara", "user_email": "mara@example.com", "user_access_level": "maintainer",
-            "pipeline_id": (job / 3).to_string(), "pipeline_source": "push", "job_id": job.to_string(),
+            "pipeline_id": now.to_string(), "pipeline_source": "push", "job_id": job.to_string(),
             "ref_protected": "true",
             "runner_id": 77, "runner_environment": "self-hosted",
             "sha": "6d1f0e2c9b8a7f6e5d4c3b2a190817263544f3e2",

@@ -1,0 +1,211 @@
+//! The history of the run's app: read, noted before the first write, closed with the verdict.
+//!
+//! Called by [`super`]. A run that changes nothing and finds the app well notes nothing. What cannot
+//! be noted after everything was written is a warning, for the app is as the verdict says.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+
+use proto::error::Problem;
+use proto::report::Action;
+use proto::report::Status;
+
+use super::Tools;
+use crate::authorize::Permit;
+use crate::backoff::Patience;
+use crate::history;
+use crate::history::Member;
+use crate::history::Origin;
+use crate::history::Past;
+use crate::history::Revision;
+use crate::history::State;
+use crate::history::store;
+use crate::history::store::Content;
+use crate::history::store::Place;
+use crate::object::AppliedObject;
+use crate::object::ObjectId;
+use crate::plan;
+use crate::plan::Plan;
+use crate::ports::Ports;
+use crate::principal::Actor;
+use crate::prune::Leftover;
+use crate::report;
+use crate::report::Verdict;
+
+/// The app of a run.
+pub(super) struct App {
+    actor: Actor,
+    namespace: String,
+    name: String,
+    origin: Origin,
+}
+
+impl App {
+    /// Reads it from a permit.
+    pub(super) fn of(permit: &Permit) -> Self {
+        Self {
+            actor: permit.actor().clone(),
+            namespace: permit.namespace().to_string(),
+            name: permit.request().spec.name.to_string(),
+            origin: Origin::of(permit.principal()),
+        }
+    }
+
+    /// Returns where its history is.
+    pub(super) fn place<'a>(&'a self, ports: &'a Ports) -> Place<'a> {
+        Place {
+            cluster: &*ports.cluster,
+            actor: &self.actor,
+            namespace: &self.namespace,
+            app: &self.name,
+        }
+    }
+}
+
+/// Reads what is known of the app, and refuses to put an older pipeline over a newer one.
+pub(super) async fn open(
+    permit: &Permit,
+    app: &App,
+    tools: &Tools<'_>,
+    patience: &Patience<'_>,
+) -> Result<Past, Problem> {
+    let past = store::read(app.place(tools.ports), patience)
+        .await
+        .map_err(|error| report::of_history(&error))?;
+    history::guard(permit, &past).map_err(|older| report::of_older(&older))?;
+    if app.origin.pipeline.is_none() {
+        let text =
+            "the token names no pipeline, so an older one could not be told from a newer one";
+        tools.log.info(text);
+    }
+    Ok(past)
+}
+
+/// Notes that writing begins; nothing where nothing changes.
+pub(super) async fn begin(
+    plan: &Plan,
+    app: &App,
+    past: &mut Past,
+    tools: &Tools<'_>,
+    patience: &Patience<'_>,
+) -> Result<(), Problem> {
+    if !changes(plan) {
+        return Ok(());
+    }
+    let revision = Revision {
+        number: past.next(),
+        state: State::Pending,
+        run: tools.id.to_string(),
+        time: format!("{:.0}", tools.ports.clock.now()),
+        origin: app.origin.clone(),
+        chunks: 0,
+        back_to: None,
+    };
+    let wanted: Vec<ObjectId> = plan.steps().iter().map(|step| step.id.clone()).collect();
+    store::begin(app.place(tools.ports), past, revision, &wanted, patience)
+        .await
+        .map_err(|error| report::of_history(&error))
+}
+
+/// Says whether the plan writes anything.
+pub(super) fn changes(plan: &Plan) -> bool {
+    plan.steps().iter().any(|step| step.action != Action::Same)
+}
+
+/// What became of the app's objects.
+pub(super) struct After<'a> {
+    /// What was written, or found as it should be.
+    pub(super) applied: &'a [AppliedObject],
+    /// What is not wanted any more.
+    pub(super) leftovers: &'a [Leftover],
+    /// Which of them are gone.
+    pub(super) gone: &'a BTreeSet<ObjectId>,
+}
+
+/// Notes how the run ended; returns the number of the revision that it made or found.
+pub(super) async fn close(
+    plan: &Plan,
+    app: &App,
+    past: &mut Past,
+    after: After<'_>,
+    verdict: &mut Verdict,
+    tools: &Tools<'_>,
+    patience: &Patience<'_>,
+) -> Option<u64> {
+    let state = match verdict.status {
+        Status::Succeeded => State::Deployed,
+        Status::RolledBack => State::RolledBack,
+        Status::Running
+        | Status::Failed
+        | Status::RollbackFailed
+        | Status::Denied
+        | Status::Invalid
+        | Status::Superseded
+        | Status::Cancelled
+        | Status::Interrupted => State::Failed,
+    };
+    let last = past.revisions.last();
+    let number = last.map(|revision| revision.number);
+    let is_news = last.is_none_or(|revision| revision.state != state || revision.chunks == 0);
+    if !changes(plan) && after.gone.is_empty() && (!is_news || last.is_none()) {
+        return number;
+    }
+    let content = (state == State::Deployed).then(|| content(plan));
+    let members = members(past, &after);
+    let place = app.place(tools.ports);
+    let closed = store::close(place, past, state, content.as_ref(), members, patience).await;
+    if let Err(error) = closed {
+        let problem = report::of_history(&error);
+        verdict.warnings.push(format!(
+            "the revision is not recorded, so nothing can go back to it: {}",
+            problem.detail
+        ));
+    }
+    number
+}
+
+/// The objects of a plan as they can be put back: Secrets by name only.
+fn content(plan: &Plan) -> Content {
+    let is_secret = |id: &ObjectId| id.gvk.is("", "Secret");
+    let (secrets, objects): (Vec<_>, Vec<_>) =
+        plan.steps().iter().partition(|step| is_secret(&step.id));
+    Content {
+        objects: objects
+            .into_iter()
+            .map(|step| match &step.content {
+                plan::Content::Object(body) | plan::Content::Secret { body, .. } => body.clone(),
+            })
+            .collect(),
+        secrets: secrets
+            .into_iter()
+            .map(|step| step.id.name.clone())
+            .collect(),
+    }
+}
+
+/// What the app may have now: what was known, with the uids that were written, less what is gone or
+/// somebody else's.
+fn members(past: &Past, after: &After<'_>) -> Vec<Member> {
+    let uids: BTreeMap<&ObjectId, &str> = after
+        .applied
+        .iter()
+        .map(|object| (&object.id, object.uid.as_str()))
+        .collect();
+    let dropped = |id: &ObjectId| after.gone.contains(id);
+    let mut members: Vec<Member> = past
+        .members
+        .iter()
+        .filter(|member| !dropped(&member.id()))
+        .filter(|member| !uids.keys().any(|id| member.is_same(id)))
+        .filter(|member| is_there(member, after.leftovers, &uids))
+        .cloned()
+        .collect();
+    members.extend(uids.into_iter().map(|(id, uid)| Member::of(id, uid)));
+    members.sort();
+    members
+}
+
+/// A member that is neither wanted nor left over is gone already, unless nothing was looked at.
+fn is_there(member: &Member, leftovers: &[Leftover], uids: &BTreeMap<&ObjectId, &str>) -> bool {
+    uids.is_empty() || member.uid.is_empty() || leftovers.iter().any(|one| member.is_same(&one.id))
+}
