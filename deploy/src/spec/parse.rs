@@ -154,14 +154,14 @@ fn rollout(fields: &Fields<'_>, errors: &mut Errors) -> Rollout {
         return read;
     };
     if let Some(spot) = rollout.take("on_failure") {
-        match spot.text(errors).as_deref() {
+        match spot.text(errors) {
             Some("rollback") => read.on_failure = OnFailure::Rollback,
             Some("keep") | None => {}
             Some(_) => errors.at(&spot, "expected keep or rollback"),
         }
     }
     if let Some(spot) = rollout.take("when_locked") {
-        match spot.text(errors).as_deref() {
+        match spot.text(errors) {
             Some("fail") => read.when_locked = WhenLocked::Fail,
             Some("wait") | None => {}
             Some(_) => errors.at(&spot, "expected wait or fail"),
@@ -188,7 +188,7 @@ fn rollout(fields: &Fields<'_>, errors: &mut Errors) -> Rollout {
 }
 
 /// Reads `90s`, `10m`, `1h30m`: hours, minutes and seconds in this order, each at most once.
-fn duration(text: &str) -> Result<Duration, &'static str> {
+pub(super) fn duration(text: &str) -> Result<Duration, &'static str> {
     const SHAPE: &str = "expected a duration such as 90s, 10m or 1h30m";
     let mut rest = text;
     let mut seconds = 0_u64;
