@@ -17,6 +17,7 @@ pub mod class;
 pub mod object;
 pub mod field;
 mod kinds;
+mod lists;
 pub mod principal;
 pub mod secret;
 pub mod ports;
