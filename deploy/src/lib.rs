@@ -15,7 +15,9 @@
 
 pub mod class;
 pub mod object;
+pub mod field;
 mod kinds;
+mod lists;
 pub mod principal;
 pub mod secret;
 pub mod ports;
@@ -27,6 +29,7 @@ pub mod bundle;
 pub mod image;
 pub mod template;
 pub mod spec;
+pub mod options;
 pub mod manifest;
 pub mod request;
 pub mod policy;

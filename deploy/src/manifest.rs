@@ -1,7 +1,8 @@
 //! Manifests of a bundle as objects: read as kubectl reads them, refused where two readings exist.
 //!
 //! Called by [`crate::request`]. The objects that come out are the very ones that are decided on and
-//! applied. [`object`] checks one object, [`names`] its metadata.
+//! applied. [`object`] checks one object, [`names`] its metadata, [`sane`]
+//! what server-side apply would trip over.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -25,6 +26,7 @@ use crate::yaml::tree::Node;
 
 mod names;
 mod object;
+mod sane;
 
 /// Objects of one bundle.
 const MAX_OBJECTS: usize = 10_000;
@@ -175,7 +177,7 @@ impl Reader {
                 return Ok(());
             }
         };
-        self.read.notes.extend(checked.note);
+        self.read.notes.extend(checked.notes);
         self.keep(checked.object)
     }
 

@@ -13,6 +13,7 @@ use serde_json::Map;
 use serde_json::Value;
 
 use super::names;
+use super::sane;
 use crate::bundle::InputError;
 use crate::kinds::is_cluster_scoped;
 use crate::object::Gvk;
@@ -31,7 +32,7 @@ pub(super) struct Checked {
     /// The object.
     pub(super) object: Object,
     /// What was dropped from it.
-    pub(super) note: Option<String>,
+    pub(super) notes: Vec<String>,
 }
 
 /// Errors of one object, with its origin.
@@ -73,8 +74,12 @@ pub(super) fn object(value: Value, origin: Origin) -> Result<Checked, InputError
         places: Vec::new(),
     };
     let id = identity(&mut body, &mut findings);
-    names::check(&body, &mut findings);
     let dropped = drop_server_fields(&mut body);
+    let nulls = id.as_ref().map_or_else(Vec::new, |id| {
+        sane::check_lists(&id.gvk, &body, &mut findings);
+        sane::drop_nulls(&id.gvk, &mut body, &mut findings)
+    });
+    names::check(&body, &mut findings);
     if id.as_ref().is_some_and(|id| id.gvk.is("", "Secret")) {
         secret(&mut body, &mut findings);
     }
@@ -83,10 +88,15 @@ pub(super) fn object(value: Value, origin: Origin) -> Result<Checked, InputError
         Some(id) if places.is_empty() => id,
         _ => return Err(invalid(places)),
     };
-    let note = (!dropped.is_empty()).then(|| {
-        let fields = dropped.join(", ");
-        format!("{id} at {origin}: {fields} dropped, the server writes this")
-    });
+    let note = |fields: &[String], why: &str| {
+        (!fields.is_empty())
+            .then(|| format!("{id} at {origin}: {} dropped, {why}", fields.join(", ")))
+    };
+    let notes = [
+        note(&dropped, "the server writes this"),
+        note(&nulls, "null counts as not set"),
+    ];
+    let notes = notes.into_iter().flatten().collect();
     let object = Object {
         id,
         body: Value::Object(body),
@@ -97,7 +107,7 @@ pub(super) fn object(value: Value, origin: Origin) -> Result<Checked, InputError
         let place = place(&object.origin, None, message);
         return Err(InputError::one(Code::TooLarge, place));
     }
-    Ok(Checked { object, note })
+    Ok(Checked { object, notes })
 }
 
 /// Reads apiVersion, kind, name and namespace; an empty namespace is taken out.
@@ -192,7 +202,7 @@ fn namespace(value: &Value, findings: &mut Findings<'_>) -> Option<String> {
 }
 
 /// Takes out what only the server writes; returns the paths of what was there.
-fn drop_server_fields(body: &mut Map<String, Value>) -> Vec<&'static str> {
+fn drop_server_fields(body: &mut Map<String, Value>) -> Vec<String> {
     let mut dropped = Vec::new();
     if let Some(Value::Object(metadata)) = body.get_mut("metadata") {
         for (field, path) in [
@@ -204,12 +214,12 @@ fn drop_server_fields(body: &mut Map<String, Value>) -> Vec<&'static str> {
             ("selfLink", "metadata.selfLink"),
         ] {
             if metadata.remove(field).is_some() {
-                dropped.push(path);
+                dropped.push(path.to_owned());
             }
         }
     }
     if body.remove("status").is_some() {
-        dropped.push("status");
+        dropped.push("status".to_owned());
     }
     dropped
 }

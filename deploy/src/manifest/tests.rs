@@ -224,6 +224,86 @@ fn names_of_ours_are_refused_on_objects_and_templates() {
 }
 
 #[test]
+fn options_stand_in_the_annotations_of_the_object() {
+    let with = |field: &str, value: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: a, {field}: {{quaymaster.dev/wait: {value}}}}}\n"
+        )
+    };
+    assert!(one(&with("annotations", "skip")).is_ok());
+    assert_eq!(wrong(&with("labels", "skip")), ["metadata.labels"]);
+    assert_eq!(
+        wrong(&with("annotations", "never")),
+        ["metadata.annotations"]
+    );
+    assert_eq!(
+        wrong(&with("annotations", "true")),
+        ["metadata.annotations"]
+    );
+    let error = one(&with("annotations", "never")).expect_err("no such value");
+    assert!(error.places[0].message.starts_with("'quaymaster.dev/wait'"));
+}
+
+#[test]
+fn nulls_of_built_in_kinds_are_not_set_and_null_items_are_errors() {
+    let text = "apiVersion: v1\nkind: Service\nmetadata: {name: a, labels: null}\nspec:\n  clusterIP:\n  ports: [{port: 80, name: ~}]\n";
+    let read = one(text).expect("nulls are dropped");
+    assert_eq!(
+        read.objects[0].body,
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a"}, "spec": {"ports": [{"port": 80}]}})
+    );
+    let note = &read.notes[0];
+    for path in ["metadata.labels", "spec.clusterIP", "spec.ports[0].name"] {
+        assert!(note.contains(path), "{note}");
+    }
+    let items = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: [{name: b, args: [x, ~]}]}\n";
+    assert_eq!(wrong(items), ["spec.containers[0].args[1]"]);
+    let custom = "apiVersion: example.com/v1\nkind: Widget\nmetadata: {name: a}\nspec: {x: ~}\n";
+    let read = one(custom).expect("left to the server");
+    assert_eq!(read.objects[0].body["spec"], json!({"x": null}));
+}
+
+#[test]
+fn list_items_that_are_there_twice_are_named() {
+    let pod = |inside: &str| {
+        format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: a}}\nspec: {{{inside}}}\n")
+    };
+    let container = |inside: &str| pod(&format!("containers: [{{name: c, {inside}}}]"));
+    for (text, path) in [
+        (
+            container("env: [{name: A, value: x}, {name: A, value: y}]"),
+            "spec.containers[0].env[name=\"A\"]",
+        ),
+        (
+            container("ports: [{containerPort: 80}, {containerPort: 80, protocol: TCP}]"),
+            "spec.containers[0].ports[containerPort=80,protocol=\"TCP\"]",
+        ),
+        (
+            container("volumeMounts: [{mountPath: /a, name: x}, {mountPath: /a, name: y}]"),
+            "spec.containers[0].volumeMounts[mountPath=\"/a\"]",
+        ),
+        (
+            pod("volumes: [{name: v}, {name: v}]"),
+            "spec.volumes[name=\"v\"]",
+        ),
+        (
+            pod("initContainers: [{name: i}, {name: i}]"),
+            "spec.initContainers[name=\"i\"]",
+        ),
+        (
+            pod("hostAliases: [{ip: 1.1.1.1}, {ip: 1.1.1.1}]"),
+            "spec.hostAliases[ip=\"1.1.1.1\"]",
+        ),
+    ] {
+        assert_eq!(wrong(&text), [path]);
+    }
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{port: 53, name: a}, {port: 53, name: b}]}\n";
+    assert_eq!(wrong(service), ["spec.ports[port=53,protocol=\"TCP\"]"]);
+    let fine = service.replace("name: b", "protocol: UDP, name: b");
+    assert!(one(&fine).is_ok());
+}
+
+#[test]
 fn labels_and_annotations_are_text() {
     for value in ["1", "on", "1.0", "~", "[a]"] {
         let text =
