@@ -10,6 +10,7 @@ mod values;
 
 use std::collections::BTreeMap;
 
+use futures::FutureExt as _;
 use proto::error::Code;
 use proto::error::Problem;
 use proto::event::Stage;
@@ -24,6 +25,9 @@ use crate::apply::Applied;
 use crate::authorize::Permit;
 use crate::backoff::Patience;
 use crate::check;
+use crate::lock::Gate;
+use crate::lock::Holder;
+use crate::lock::Reins;
 use crate::log::RunLog;
 use crate::object::ObjectId;
 use crate::plan;
@@ -51,6 +55,8 @@ pub struct Tools<'a> {
     pub key: &'a FingerprintKey,
     /// Cancels the run.
     pub stop: CancellationToken,
+    /// The name of this agent, for those who find the app locked.
+    pub agent: &'a str,
 }
 
 /// What is told about a run beside its verdict.
@@ -72,7 +78,9 @@ pub async fn run(permit: Permit, login: Option<Login>, tools: Tools<'_>) -> Repo
     };
     told::introduce(&permit, tools.log);
     let mut told = Told::default();
-    let verdict = match execute(permit, login, &tools, &patience, &mut told).await {
+    // Boxed for its size.
+    let executed = execute(permit, login, &tools, &patience, &mut told).boxed();
+    let verdict = match executed.await {
         Ok(verdict) => verdict,
         // Any stage that was cut short by the stop token ends as what it is.
         Err(_) if tools.stop.is_cancelled() => Verdict::problem(Problem::new(
@@ -102,33 +110,74 @@ async fn execute(
     alone(permit, wanted, login, tools, patience, told).await
 }
 
-/// The part of a run during which no other run may touch the app.
+/// The part of a run during which no other run may touch the app. A plan that was made while another
+/// run held the lock is thrown away.
 async fn alone(
-    permit: Permit,
-    wanted: Vec<(ObjectId, Content)>,
+    mut permit: Permit,
+    mut wanted: Vec<(ObjectId, Content)>,
     login: Option<Login>,
     tools: &Tools<'_>,
     patience: &Patience<'_>,
     told: &mut Told,
 ) -> Result<Verdict, Problem> {
     let mode = permit.request().mode;
-    let draft = values::draft(&permit, login, tools, patience).await?;
-    let plan = match make_plan(permit, wanted, draft.as_ref(), tools, patience).await {
-        Ok(plan) => plan,
-        Err(problem) => {
+    let mut gate = gate(&permit, tools);
+    loop {
+        let seen = match mode {
+            Mode::DryRun => None,
+            Mode::Deploy | Mode::Rollback => {
+                let seen = gate.look(patience).await;
+                Some(seen.map_err(|error| report::of_lock(&error))?)
+            }
+        };
+        let draft = values::draft(&permit, login.as_ref(), tools, patience).await?;
+        let plan = match make_plan(permit, wanted, draft.as_ref(), tools, patience).await {
+            Ok(plan) => plan,
+            Err(problem) => {
+                values::close(draft, tools, patience).await;
+                return Err(problem);
+            }
+        };
+        told.steps = plan.told();
+        told::tell_plan(&plan, tools.log);
+        let Some(seen) = seen else {
             values::close(draft, tools, patience).await;
-            return Err(problem);
+            return Ok(Verdict::succeeded(told::summary(&plan), Vec::new()));
+        };
+        if !plan.writes() {
+            return write_and_watch(&plan, draft, &Reins::loose(&tools.stop), tools, patience)
+                .await;
         }
-    };
-    told.steps = plan.told();
-    told::tell_plan(&plan, tools.log);
-    match mode {
-        Mode::DryRun => {
-            values::close(draft, tools, patience).await;
-            Ok(Verdict::succeeded(told::summary(&plan), Vec::new()))
+        match gate.take(&seen, patience).await {
+            Ok(Some(lock)) => {
+                let reins = lock.reins();
+                let work = write_and_watch(&plan, draft, &reins, tools, patience);
+                // Boxed for its size.
+                return lock.hold(patience, work.boxed()).await;
+            }
+            Ok(None) => values::close(draft, tools, patience).await,
+            Err(error) => {
+                values::close(draft, tools, patience).await;
+                return Err(report::of_lock(&error));
+            }
         }
-        Mode::Deploy | Mode::Rollback => write_and_watch(&plan, draft, tools, patience).await,
+        let when_locked = plan.permit().request().spec.rollout.when_locked;
+        let waited = gate.wait(when_locked, patience).await;
+        waited.map_err(|error| report::of_lock(&error))?;
+        tools.log.info("another run has had the app: planning anew");
+        permit = plan.into_permit();
+        wanted = plan::wanted(&permit);
     }
+}
+
+/// Stands before the lock of the permit's app.
+fn gate<'a>(permit: &Permit, tools: &Tools<'a>) -> Gate<'a> {
+    let me = Holder::of(&tools.id, permit.principal(), tools.agent);
+    let place = (
+        permit.namespace().as_str(),
+        permit.request().spec.name.as_str(),
+    );
+    Gate::new(place, me, permit.actor(), tools.ports, &tools.stop)
 }
 
 async fn make_plan(
@@ -157,6 +206,7 @@ async fn make_plan(
 async fn write_and_watch(
     plan: &Plan,
     draft: Option<Draft>,
+    reins: &Reins,
     tools: &Tools<'_>,
     patience: &Patience<'_>,
 ) -> Result<Verdict, Problem> {
@@ -172,7 +222,11 @@ async fn write_and_watch(
             return Err(problem);
         }
     };
-    let applied = apply::apply(plan, &secrets, tools.ports, patience).await;
+    let writing = Patience {
+        stop: &reins.writing,
+        ..patience.clone()
+    };
+    let applied = apply::apply(plan, &secrets, tools.ports, &writing).await;
     let written: Vec<ObjectId> = match &applied {
         Ok(applied) => applied
             .objects()
@@ -184,7 +238,10 @@ async fn write_and_watch(
     values::settle_secrets(secrets, &written, tools, patience).await;
     tools.log.end_stage(Stage::Apply);
     Ok(match applied {
-        Ok(applied) => judge(plan, &applied, tools, patience).await,
+        Ok(applied) => judge(plan, &applied, reins, tools, patience).await,
+        Err(failure) if reins.writing.is_cancelled() && !tools.stop.is_cancelled() => {
+            Verdict::problem(report::of_lost_lock(reins, &failure))
+        }
         Err(failure) => Verdict::problem(report::of_apply(&failure)),
     })
 }
@@ -192,6 +249,7 @@ async fn write_and_watch(
 async fn judge(
     plan: &Plan,
     applied: &Applied,
+    reins: &Reins,
     tools: &Tools<'_>,
     patience: &Patience<'_>,
 ) -> Verdict {
@@ -204,7 +262,7 @@ async fn judge(
         tools.ports,
         tools.log,
         patience.deadline,
-        &tools.stop,
+        &reins.watching,
     )
     .await;
     tools.log.end_stage(Stage::Watch);
@@ -231,6 +289,13 @@ async fn judge(
             );
             Verdict::rollout(Code::RolloutTimeout, message, causes)
         }
+        Outcome::Stopped if !tools.stop.is_cancelled() => Verdict::problem(Problem::new(
+            Code::ApplyConflict,
+            format!(
+                "another run took the lock of {name} while this one watched the rollout; \
+                 everything was written, and may be overwritten now"
+            ),
+        )),
         Outcome::Stopped => Verdict::problem(Problem::new(
             Code::Cancelled,
             "the run was cancelled after everything was written; the rollout goes on unwatched",

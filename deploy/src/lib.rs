@@ -33,6 +33,7 @@ pub mod policy;
 pub mod authorize;
 pub mod resolve;
 pub mod plan;
+pub mod lock;
 pub mod check;
 pub mod apply;
 pub mod rollout;

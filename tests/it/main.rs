@@ -12,6 +12,7 @@ mod deploy;
 mod faults;
 mod leaks;
 mod lifecycle;
+mod locks;
 mod refusals;
 mod samples;
 mod stand;

@@ -50,10 +50,18 @@ struct ClusterState {
     denied: BTreeSet<(&'static str, String)>,
     conflicts: BTreeMap<String, Vec<FieldConflict>>,
     faults: VecDeque<ClusterError>,
+    lock_faults: VecDeque<LockFault>,
     refusal: Option<ClusterError>,
     logs: BTreeMap<String, String>,
     writes: Vec<String>,
     version: u64,
+}
+
+/// What happens to a write of a lock object.
+enum LockFault {
+    Refused(ClusterError),
+    /// It arrives, and nobody says so.
+    Silent,
 }
 
 impl FakeCluster {
@@ -95,6 +103,17 @@ impl FakeCluster {
         lock(&self.inner).refusal = Some(error);
     }
 
+    /// Makes the next write of a lock object fail.
+    pub fn refuse_next_lock(&self, error: ClusterError) {
+        let fault = LockFault::Refused(error);
+        lock(&self.inner).lock_faults.push_back(fault);
+    }
+
+    /// Lets the next write of a lock object arrive without an answer.
+    pub fn silence_next_lock(&self) {
+        lock(&self.inner).lock_faults.push_back(LockFault::Silent);
+    }
+
     /// Puts an object there as a controller would, and tells the watchers.
     pub fn set(&self, id: &ObjectId, body: Value) {
         lock(&self.inner).objects.insert(id.clone(), body.clone());
@@ -127,10 +146,13 @@ impl FakeCluster {
             .map(|(_, data)| data.keys().cloned().collect())
     }
 
-    /// Returns what was really written, in order.
+    /// Returns what was really written, in order, locks aside.
     #[must_use]
     pub fn writes(&self) -> Vec<String> {
-        lock(&self.inner).writes.clone()
+        let is_lock = |write: &String| write.contains("/Lease ");
+        let inner = lock(&self.inner);
+        let writes = inner.writes.iter().filter(|write| !is_lock(write));
+        writes.cloned().collect()
     }
 
     fn view(&self, inner: &ClusterState, id: &ObjectId) -> Option<SecretView> {
@@ -148,8 +170,15 @@ impl FakeCluster {
     /// Stores a whole object under the next resource version.
     fn put(&self, id: &ObjectId, mut body: Value, uid: String) -> Result<Value, ClusterError> {
         let mut inner = lock(&self.inner);
-        let refusal = inner.faults.pop_front().or_else(|| inner.refusal.clone());
-        if let Some(error) = refusal {
+        let is_lock = id.gvk.kind == "Lease";
+        let mut silent = false;
+        if is_lock {
+            match inner.lock_faults.pop_front() {
+                Some(LockFault::Refused(error)) => return Err(error),
+                Some(LockFault::Silent) => silent = true,
+                None => {}
+            }
+        } else if let Some(error) = inner.faults.pop_front().or_else(|| inner.refusal.clone()) {
             return Err(error);
         }
         inner.version += 1;
@@ -160,6 +189,11 @@ impl FakeCluster {
         drop(inner);
         let seen = Observation::Present(body.clone());
         let _unheard = self.changes.send((id.gvk.clone(), seen));
+        if silent {
+            return Err(ClusterError::Unanswered {
+                object: id.to_string(),
+            });
+        }
         Ok(body)
     }
 
