@@ -45,6 +45,7 @@ use crate::journal::DiskJournal;
 use crate::lifecycle::EndSignal;
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::Supervisor;
+use crate::lifecycle::host;
 use crate::lifecycle::notify;
 use crate::lifecycle::signals;
 use crate::lifecycle::watchdog;
@@ -173,6 +174,7 @@ impl Bound {
             key,
             clock: Arc::clone(&clock),
             limits: config.limits.bundle,
+            agent: host(),
         };
         Self::with_brain(config, hash, intake.brain(identify), clock, probes).await
     }

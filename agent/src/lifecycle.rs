@@ -112,6 +112,13 @@ pub fn harden() -> Vec<String> {
         .collect()
 }
 
+/// Returns the name of this machine, under which others find this agent; empty where it has none.
+#[must_use]
+pub fn host() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname");
+    name.map(|name| name.trim().to_owned()).unwrap_or_default()
+}
+
 /// Background tasks that live as long as the process.
 #[derive(Debug, Default)]
 pub struct Supervisor {

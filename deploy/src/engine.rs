@@ -3,43 +3,44 @@
 //! The only async orchestration here. Called by `agent::runs` in a tracked task that is never
 //! dropped: cancelling is by token, between writes. Whatever happens, leases that are in no written
 //! Secret are revoked, the run's own Vault token is ended unless credentials live by it, and the log
-//! ends with the verdict. [`told`] says what happens, [`values`] cares for the secret values.
+//! ends with the verdict. [`course`] writes and judges, [`back`] goes back, [`book`] keeps the
+//! history, [`told`] says what happens, [`values`] cares for the secret values.
 
 mod back;
 mod book;
+mod course;
 mod told;
 mod values;
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
+use futures::FutureExt as _;
 use proto::error::Code;
 use proto::error::Problem;
 use proto::event::Stage;
 use proto::ids::RunId;
 use proto::report::Mode;
 use proto::report::Report;
-use proto::report::Status;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::book::After;
 use self::book::App;
-use crate::apply;
-use crate::apply::Applied;
+use self::course::Course;
 use crate::authorize::Permit;
 use crate::backoff::Patience;
 use crate::check;
 use crate::history;
 use crate::history::Past;
+use crate::lock::Gate;
+use crate::lock::Holder;
+use crate::lock::Reins;
 use crate::log::RunLog;
-use crate::object::AppliedObject;
 use crate::object::ObjectId;
 use crate::plan;
 use crate::plan::Content;
 use crate::plan::Live;
 use crate::plan::Plan;
-use crate::ports::Entry;
 use crate::ports::Login;
 use crate::ports::Ports;
 use crate::prune;
@@ -48,9 +49,6 @@ use crate::report;
 use crate::report::Verdict;
 use crate::resolve::Draft;
 use crate::secret::FingerprintKey;
-use crate::spec::OnFailure;
-use crate::watch;
-use crate::watch::Outcome;
 
 /// What one run gets besides its permit.
 pub struct Tools<'a> {
@@ -64,6 +62,8 @@ pub struct Tools<'a> {
     pub key: &'a FingerprintKey,
     /// Cancels the run.
     pub stop: CancellationToken,
+    /// The name of this agent, for those who find the app locked.
+    pub agent: &'a str,
 }
 
 /// What is told about a run beside its verdict.
@@ -85,7 +85,9 @@ pub async fn run(permit: Permit, login: Option<Login>, tools: Tools<'_>) -> Repo
     };
     told::introduce(&permit, tools.log);
     let mut told = Told::default();
-    let verdict = match execute(permit, login, &tools, &patience, &mut told).await {
+    // Boxed for its size.
+    let executed = execute(permit, login, &tools, &patience, &mut told).boxed();
+    let verdict = match executed.await {
         Ok(verdict) => verdict,
         // Any stage that was cut short by the stop token ends as what it is.
         Err(_) if tools.stop.is_cancelled() => Verdict::problem(Problem::new(
@@ -109,67 +111,120 @@ async fn execute(
     told: &mut Told,
 ) -> Result<Verdict, Problem> {
     let permit = back::complete(permit, tools, patience).await?;
-    let mut wanted = plan::wanted(&permit);
     let app = App::of(&permit);
-    history::mark(&mut wanted, &app.place(tools.ports).set_id());
+    let wanted = wanted_of(&permit, &app, tools);
     check::access(&wanted, permit.actor(), tools.ports, patience)
         .await
         .map_err(|error| report::of_check(&error))?;
     alone(permit, &app, wanted, login, tools, patience, told).await
 }
 
-/// The part of a run during which no other run may touch the app.
+/// The part of a run during which no other run may touch the app. A plan that was made while another
+/// run held the lock is thrown away.
 async fn alone(
-    permit: Permit,
+    mut permit: Permit,
     app: &App,
-    wanted: Vec<(ObjectId, Content)>,
+    mut wanted: Vec<(ObjectId, Content)>,
     login: Option<Login>,
     tools: &Tools<'_>,
     patience: &Patience<'_>,
     told: &mut Told,
 ) -> Result<Verdict, Problem> {
     let mode = permit.request().mode;
-    let mut past = book::open(&permit, app, tools, patience).await?;
-    let place = app.place(tools.ports);
-    let set = place.set_id();
-    let ids: BTreeSet<ObjectId> = wanted.iter().map(|(id, _)| id.clone()).collect();
-    let leftovers = prune::find(place, &past, &ids, patience)
-        .await
-        .map_err(|error| report::of_cluster("what the app has", &error))?;
-    prune::brake(
-        &permit.request().spec.rollout,
-        &leftovers,
-        past.members.len(),
-    )
-    .map_err(|brake| report::of_brake(&brake))?;
-    let draft = values::draft(&permit, login, tools, patience).await?;
-    let planned = make_plan(permit, wanted, draft.as_ref(), &set, tools, patience);
-    let plan = match planned.await {
-        Ok(plan) => plan,
-        Err(problem) => {
-            values::close(draft, tools, patience).await;
-            return Err(problem);
-        }
-    };
-    told.steps = plan.told();
-    told.steps.extend(told::deletions(&plan, &leftovers));
-    told::tell_plan(&told.steps, tools.log);
-    match mode {
-        Mode::DryRun => {
+    let mut gate = gate(&permit, tools);
+    loop {
+        let seen = match mode {
+            Mode::DryRun => None,
+            Mode::Deploy | Mode::Rollback => {
+                let seen = gate.look(patience).await;
+                Some(seen.map_err(|error| report::of_lock(&error))?)
+            }
+        };
+        let past = book::open(&permit, app, tools, patience).await?;
+        let leftovers = leftovers(&permit, app, &past, &wanted, tools, patience).await?;
+        let draft = values::draft(&permit, login.as_ref(), tools, patience).await?;
+        let set = app.place(tools.ports).set_id();
+        let planned = make_plan(permit, wanted, draft.as_ref(), &set, tools, patience);
+        let plan = match planned.await {
+            Ok(plan) => plan,
+            Err(problem) => {
+                values::close(draft, tools, patience).await;
+                return Err(problem);
+            }
+        };
+        told.steps = plan.told();
+        told.steps.extend(told::deletions(&plan, &leftovers));
+        told::tell_plan(&told.steps, tools.log);
+        let Some(seen) = seen else {
             values::close(draft, tools, patience).await;
             let warnings = told::left(&plan, &leftovers);
-            Ok(Verdict::succeeded(told::summary(&told.steps), warnings))
+            return Ok(Verdict::succeeded(told::summary(&told.steps), warnings));
+        };
+        let mut course = Course {
+            plan: &plan,
+            app,
+            past,
+            leftovers: &leftovers,
+            reins: Reins::loose(&tools.stop),
+        };
+        if !course.writes() {
+            return course::write_and_watch(&mut course, draft, tools, patience, told).await;
         }
-        Mode::Deploy | Mode::Rollback => {
-            let mut course = Course {
-                plan: &plan,
-                app,
-                past: &mut past,
-                leftovers: &leftovers,
-            };
-            write_and_watch(&mut course, draft, tools, patience, told).await
+        match gate.take(&seen, patience).await {
+            Ok(Some(lock)) => {
+                course.reins = lock.reins();
+                let work = course::write_and_watch(&mut course, draft, tools, patience, told);
+                // Boxed for its size.
+                return lock.hold(patience, work.boxed()).await;
+            }
+            Ok(None) => values::close(draft, tools, patience).await,
+            Err(error) => {
+                values::close(draft, tools, patience).await;
+                return Err(report::of_lock(&error));
+            }
         }
+        let when_locked = plan.permit().request().spec.rollout.when_locked;
+        let waited = gate.wait(when_locked, patience).await;
+        waited.map_err(|error| report::of_lock(&error))?;
+        tools.log.info("another run has had the app: planning anew");
+        permit = plan.into_permit();
+        wanted = wanted_of(&permit, app, tools);
     }
+}
+
+/// Lists what is wanted, with the app's label on it.
+fn wanted_of(permit: &Permit, app: &App, tools: &Tools<'_>) -> Vec<(ObjectId, Content)> {
+    let mut wanted = plan::wanted(permit);
+    history::mark(&mut wanted, &app.place(tools.ports).set_id());
+    wanted
+}
+
+/// Finds what the app has and does not want any more; the brake speaks before anything is read from
+/// Vault.
+async fn leftovers(
+    permit: &Permit,
+    app: &App,
+    past: &Past,
+    wanted: &[(ObjectId, Content)],
+    tools: &Tools<'_>,
+    patience: &Patience<'_>,
+) -> Result<Vec<Leftover>, Problem> {
+    let ids: BTreeSet<ObjectId> = wanted.iter().map(|(id, _)| id.clone()).collect();
+    let found = prune::find(app.place(tools.ports), past, &ids, patience).await;
+    let found = found.map_err(|error| report::of_cluster("what the app has", &error))?;
+    let rollout = &permit.request().spec.rollout;
+    prune::brake(rollout, &found, past.members.len()).map_err(|brake| report::of_brake(&brake))?;
+    Ok(found)
+}
+
+/// Stands before the lock of the permit's app.
+fn gate<'a>(permit: &Permit, tools: &Tools<'a>) -> Gate<'a> {
+    let me = Holder::of(&tools.id, permit.principal(), tools.agent);
+    let place = (
+        permit.namespace().as_str(),
+        permit.request().spec.name.as_str(),
+    );
+    Gate::new(place, me, permit.actor(), tools.ports, &tools.stop)
 }
 
 async fn make_plan(
@@ -196,162 +251,6 @@ async fn make_plan(
     tools.log.end_stage(Stage::Check);
     checked.map_err(|error| report::of_check(&error))?;
     Ok(plan)
-}
-
-/// What a run that writes has in hand.
-struct Course<'a> {
-    plan: &'a Plan,
-    app: &'a App,
-    past: &'a mut Past,
-    leftovers: &'a [Leftover],
-}
-
-/// From here on something may have been written, so there is a verdict and no plain error.
-async fn write_and_watch(
-    course: &mut Course<'_>,
-    draft: Option<Draft>,
-    tools: &Tools<'_>,
-    patience: &Patience<'_>,
-    told: &mut Told,
-) -> Result<Verdict, Problem> {
-    let plan = course.plan;
-    let before = course.past.clone();
-    if tools.stop.is_cancelled() {
-        values::close(draft, tools, patience).await;
-        return Err(Problem::new(Code::Cancelled, "the run was cancelled"));
-    }
-    tools.log.start(Stage::Apply, "write");
-    let secrets = match values::issue(draft, tools, patience).await {
-        Ok(secrets) => secrets,
-        Err(problem) => {
-            tools.log.end_stage(Stage::Apply);
-            return Err(problem);
-        }
-    };
-    // On disk before the first write anywhere: after a kill the truth about this run is known.
-    let noted = tools.ports.journal.append(Entry::Applying).await;
-    let begun = match noted.map_err(|error| report::of_journal(&error)) {
-        Ok(()) => book::begin(plan, course.app, course.past, tools, patience).await,
-        Err(problem) => Err(problem),
-    };
-    if let Err(problem) = begun {
-        values::settle_secrets(secrets, &[], tools, patience).await;
-        tools.log.end_stage(Stage::Apply);
-        return Err(problem);
-    }
-    let applied = apply::apply(plan, &secrets, tools.ports, patience).await;
-    let written: Vec<ObjectId> = match &applied {
-        Ok(applied) => applied
-            .objects()
-            .iter()
-            .map(|object| object.id.clone())
-            .collect(),
-        Err(failure) => failure.written.clone(),
-    };
-    values::settle_secrets(secrets, &written, tools, patience).await;
-    tools.log.end_stage(Stage::Apply);
-    let (verdict, objects) = match &applied {
-        Ok(applied) => (
-            judge(plan, applied, tools, patience).await,
-            applied.objects(),
-        ),
-        Err(failure) => (Verdict::problem(report::of_apply(failure)), &[][..]),
-    };
-    Ok(settle(course, &before, verdict, objects, tools, patience, told).await)
-}
-
-/// After the rollout: prunes what is not wanted any more, or goes back, and closes the history.
-async fn settle(
-    course: &mut Course<'_>,
-    before: &Past,
-    verdict: Verdict,
-    objects: &[AppliedObject],
-    tools: &Tools<'_>,
-    patience: &Patience<'_>,
-    told: &mut Told,
-) -> Verdict {
-    let plan = course.plan;
-    let rollout = &plan.permit().request().spec.rollout;
-    let place = course.app.place(tools.ports);
-    let mut verdict = verdict;
-    let mut gone = BTreeSet::new();
-    if verdict.status == Status::Succeeded && rollout.prune {
-        let (deleted, warnings) = prune::delete(place, course.leftovers, patience).await;
-        gone = deleted;
-        verdict.warnings.extend(warnings);
-    }
-    verdict.warnings.extend(told::left(plan, course.leftovers));
-    if verdict.status == Status::Failed
-        && rollout.on_failure == OnFailure::Rollback
-        && plan.permit().request().mode == Mode::Deploy
-    {
-        verdict = back::put_back(plan, course.app, before, verdict, tools, patience).await;
-    }
-    let after = After {
-        applied: objects,
-        leftovers: course.leftovers,
-        gone: &gone,
-    };
-    told.revision = book::close(
-        plan,
-        course.app,
-        course.past,
-        after,
-        &mut verdict,
-        tools,
-        patience,
-    )
-    .await;
-    verdict
-}
-
-async fn judge(
-    plan: &Plan,
-    applied: &Applied,
-    tools: &Tools<'_>,
-    patience: &Patience<'_>,
-) -> Verdict {
-    tools.log.start(Stage::Watch, "watch the rollout");
-    let permit = plan.permit();
-    let outcome = watch::watch(
-        applied.objects(),
-        permit.namespace().as_str(),
-        permit.actor(),
-        tools.ports,
-        tools.log,
-        patience.deadline,
-        &tools.stop,
-    )
-    .await;
-    tools.log.end_stage(Stage::Watch);
-    let name = &permit.request().spec.name;
-    match outcome {
-        Outcome::Ready { warnings } => Verdict::succeeded(
-            format!(
-                "{name} is deployed: {} objects are ready",
-                applied.objects().len()
-            ),
-            warnings,
-        ),
-        Outcome::Failed { causes } => {
-            let why = causes
-                .first()
-                .map_or("no cause was found", |cause| cause.message.as_str());
-            let message = format!("the rollout of {name} failed: {why}; what was written is kept");
-            Verdict::rollout(Code::RolloutFailed, message, causes)
-        }
-        Outcome::TimedOut { causes } => {
-            let seconds = permit.request().spec.rollout.timeout.as_secs();
-            let message = format!(
-                "the rollout of {name} was not done after {seconds} s; what was written is kept"
-            );
-            Verdict::rollout(Code::RolloutTimeout, message, causes)
-        }
-        Outcome::Stopped => Verdict::problem(Problem::new(
-            Code::Cancelled,
-            "the run was cancelled after everything was written; the rollout goes on unwatched",
-        )),
-    }
 }
 
 #[cfg(test)]

@@ -38,6 +38,7 @@ pub mod resolve;
 pub mod plan;
 pub mod history;
 pub mod prune;
+pub mod lock;
 pub mod check;
 pub mod apply;
 pub mod rollout;

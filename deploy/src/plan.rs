@@ -141,6 +141,20 @@ impl Plan {
         &self.permit
     }
 
+    /// Gives the permit back, so that a new plan can be made with it.
+    #[must_use]
+    pub fn into_permit(self) -> Permit {
+        self.permit
+    }
+
+    /// Says whether anything would be written.
+    #[must_use]
+    pub fn writes(&self) -> bool {
+        self.steps
+            .iter()
+            .any(|step| step.action != Action::Same || step.checked.is_none())
+    }
+
     /// Returns the steps in the order of waves.
     #[must_use]
     pub fn steps(&self) -> &[Step] {

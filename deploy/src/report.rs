@@ -17,6 +17,8 @@ use crate::check::CheckError;
 use crate::class::Class;
 use crate::history::Older;
 use crate::history::store::HistoryError;
+use crate::lock::LockError;
+use crate::lock::Reins;
 use crate::ports::ClusterError;
 use crate::ports::JournalError;
 use crate::ports::SecretsError;
@@ -315,6 +317,54 @@ pub fn of_journal(error: &JournalError) -> Problem {
     .hint("the operator should look at the disk of the agent's state directory")
 }
 
+/// Tells why a run did not get the lock. Nothing was written.
+#[must_use]
+pub fn of_lock(error: &LockError) -> Problem {
+    let detail = error.to_string();
+    match error {
+        LockError::Held { .. } => Problem::new(Code::Locked, format!("{detail}; nothing was written")).hint(
+            "run the job again when that one is over, or let this one wait in line: `rollout: { when_locked: wait }`",
+        ),
+        LockError::Waited { .. } => Problem::new(Code::Locked, format!("{detail}; nothing was written"))
+            .hint("look at that job; a longer `rollout: { timeout: .. }` waits longer"),
+        LockError::Stopped => Problem::new(Code::Cancelled, "the run was cancelled; nothing was written"),
+        LockError::Cluster { user, source, .. } => {
+            let mut problem = of_cluster(&detail, source);
+            if problem.code == Code::ClusterDenied {
+                problem.hint = Some(format!(
+                    "a run that writes needs the lock of its app: let a Role in the namespace allow get, create and \
+                     update of leases in coordination.k8s.io to {user} or its groups"
+                ));
+            }
+            problem
+        }
+    }
+}
+
+/// Tells that writing was stopped because the lock was lost, or nobody could be sure of it.
+#[must_use]
+pub fn of_lost_lock(reins: &Reins, failure: &ApplyFailure) -> Problem {
+    let kept = kept(failure);
+    if reins.watching.is_cancelled() {
+        let detail =
+            format!("another run took the lock of the app while this one was writing; {kept}");
+        return Problem::new(Code::ApplyConflict, detail)
+            .hint("run the job again once the other run is over");
+    }
+    let detail =
+        format!("the lock of the app could not be renewed, so writing was stopped; {kept}");
+    Problem::new(Code::ClusterUnavailable, detail)
+        .hint("look at the API server's health, then run the job again")
+}
+
+fn kept(failure: &ApplyFailure) -> String {
+    match failure.written.len() {
+        0 => "nothing was written".to_owned(),
+        1 => "1 object was written before and is kept".to_owned(),
+        many => format!("{many} objects were written before and are kept"),
+    }
+}
+
 /// Tells a failure while writing.
 #[must_use]
 pub fn of_apply(failure: &ApplyFailure) -> Problem {
@@ -328,12 +378,7 @@ pub fn of_apply(failure: &ApplyFailure) -> Problem {
             Problem::new(Code::Internal, "the agent cannot write its journal")
         }
     };
-    let kept = match failure.written.len() {
-        0 => "nothing was written".to_owned(),
-        1 => "1 object was written before and is kept".to_owned(),
-        many => format!("{many} objects were written before and are kept"),
-    };
-    problem.detail = format!("{}; {kept}", problem.detail);
+    problem.detail = format!("{}; {}", problem.detail, kept(failure));
     if !failure.written.is_empty() {
         // The check before the first write passed, so this is a failure and not a denial: the app
         // has changed.

@@ -212,13 +212,13 @@ fn in_vault(what: &str) -> impl Fn(SecretsError) -> ResolveError {
 /// The first thing that is missing or refused. The session is ended before an error is returned.
 pub async fn draft(
     specs: &[SecretSpec],
-    login: Option<Login>,
+    login: Option<&Login>,
     ports: &Ports,
     patience: &Patience<'_>,
 ) -> Result<Draft, ResolveError> {
     let login = login.ok_or(ResolveError::NoLogin)?;
     let session = patience
-        .retry(|| ports.secrets.login(&login), trouble("the login"))
+        .retry(|| ports.secrets.login(login), trouble("the login"))
         .await
         .map_err(in_vault("the login"))?;
     let mut draft = Draft {

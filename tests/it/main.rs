@@ -13,6 +13,7 @@ mod faults;
 mod history;
 mod leaks;
 mod lifecycle;
+mod locks;
 mod refusals;
 mod samples;
 mod stand;

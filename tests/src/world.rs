@@ -108,6 +108,30 @@ impl World {
         Ok(world)
     }
 
+    /// Starts another agent for the same project and namespace, as on a second host: with folders,
+    /// sockets and proxies of its own.
+    ///
+    /// # Errors
+    /// When it does not become ready.
+    pub async fn second_agent(&self) -> Result<Self> {
+        let facts = self.stand.facts();
+        let mut other = Self {
+            stand: self.stand,
+            namespace: self.namespace.clone(),
+            project: self.project.clone(),
+            role: self.role.clone(),
+            vault: Faults::to(facts.vault_addr.trim_start_matches("http://")).await?,
+            api: Faults::to(facts.api.trim_start_matches("https://")).await?,
+            dir: TempDir::with_prefix_in("qm-", &facts.site.dir)?,
+            agent: None,
+            programs: self.programs.clone(),
+        };
+        fs::copy(self.policy_path(), other.policy_path())?;
+        other.write_config()?;
+        other.start_agent().await?;
+        Ok(other)
+    }
+
     /// Returns the text of the policy that a world starts with.
     #[must_use]
     pub fn policy(&self) -> String {

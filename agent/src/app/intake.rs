@@ -48,6 +48,8 @@ pub(super) struct Intake {
     pub(super) key: Arc<FingerprintKey>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) limits: bundle::Limits,
+    /// The name under which others find this agent.
+    pub(super) agent: String,
 }
 
 /// The tokens that a run may use.
@@ -116,6 +118,7 @@ impl Intake {
         let secrets = Arc::clone(&self.secrets);
         let clock = Arc::clone(&self.clock);
         let key = Arc::clone(&self.key);
+        let agent = self.agent.clone();
         let login = login(&permit, tokens);
         Box::new(move |run: RunTools| {
             async move {
@@ -131,6 +134,7 @@ impl Intake {
                     log: &run.log,
                     key: &key,
                     stop: run.stop,
+                    agent: &agent,
                 };
                 engine::run(permit, login, tools).await
             }

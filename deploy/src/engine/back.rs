@@ -15,7 +15,8 @@ use tokio::time::Instant;
 
 use super::Tools;
 use super::book::App;
-use super::judge;
+use super::course::Course;
+use super::course::judge;
 use super::make_plan;
 use crate::apply;
 use crate::authorize::Permit;
@@ -169,8 +170,7 @@ async fn served(
 
 /// Puts the last deployed revision back after a failure; the answer tells both.
 pub(super) async fn put_back(
-    plan: &Plan,
-    app: &App,
+    course: &Course<'_>,
     past: &Past,
     failed: Verdict,
     tools: &Tools<'_>,
@@ -187,10 +187,10 @@ pub(super) async fn put_back(
     tools.log.error(failed.message.clone());
     // The failure may have used up the time of the run.
     let patience = Patience {
-        deadline: Instant::now() + plan.permit().request().spec.rollout.timeout,
+        deadline: Instant::now() + course.plan.permit().request().spec.rollout.timeout,
         ..patience.clone()
     };
-    let back = restore(plan, app, revision, tools, &patience).await;
+    let back = restore(course, revision, tools, &patience).await;
     match back {
         Ok(verdict) if verdict.status == Status::Succeeded => {
             let mut all = told(
@@ -232,12 +232,14 @@ fn told(mut verdict: Verdict, status: Status, more: &str) -> Verdict {
 }
 
 async fn restore(
-    plan: &Plan,
-    app: &App,
+    course: &Course<'_>,
     revision: &Revision,
     tools: &Tools<'_>,
     patience: &Patience<'_>,
 ) -> Result<Verdict, Problem> {
+    let Course {
+        plan, app, reins, ..
+    } = course;
     let objects = objects(revision, app, tools, patience).await?;
     let served = served(&objects, tools, patience).await?;
     let permit = plan
@@ -254,10 +256,14 @@ async fn restore(
     tools.log.end_stage(Stage::Apply);
     let earlier = make_plan(permit, wanted, None, &place.set_id(), tools, patience).await?;
     tools.log.start(Stage::Apply, "write");
-    let applied = apply::apply(&earlier, &ResolvedSecrets::none(), tools.ports, patience).await;
+    let writing = Patience {
+        stop: &reins.writing,
+        ..patience.clone()
+    };
+    let applied = apply::apply(&earlier, &ResolvedSecrets::none(), tools.ports, &writing).await;
     tools.log.end_stage(Stage::Apply);
     let applied = applied.map_err(|failure| report::of_apply(&failure))?;
-    let mut verdict = judge(&earlier, &applied, tools, patience).await;
+    let mut verdict = judge(&earlier, &applied, reins, tools, patience).await;
     if verdict.status == Status::Succeeded {
         let only_failed = Past {
             members: made_by(plan),

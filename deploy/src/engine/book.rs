@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
 use proto::error::Problem;
-use proto::report::Action;
 use proto::report::Status;
 
 use super::Tools;
@@ -89,7 +88,7 @@ pub(super) async fn begin(
     tools: &Tools<'_>,
     patience: &Patience<'_>,
 ) -> Result<(), Problem> {
-    if !changes(plan) {
+    if !plan.writes() {
         return Ok(());
     }
     let revision = Revision {
@@ -105,11 +104,6 @@ pub(super) async fn begin(
     store::begin(app.place(tools.ports), past, revision, &wanted, patience)
         .await
         .map_err(|error| report::of_history(&error))
-}
-
-/// Says whether the plan writes anything.
-pub(super) fn changes(plan: &Plan) -> bool {
-    plan.steps().iter().any(|step| step.action != Action::Same)
 }
 
 /// What became of the app's objects.
@@ -147,7 +141,7 @@ pub(super) async fn close(
     let last = past.revisions.last();
     let number = last.map(|revision| revision.number);
     let is_news = last.is_none_or(|revision| revision.state != state || revision.chunks == 0);
-    if !changes(plan) && after.gone.is_empty() && (!is_news || last.is_none()) {
+    if !plan.writes() && after.gone.is_empty() && (!is_news || last.is_none()) {
         return number;
     }
     let content = (state == State::Deployed).then(|| content(plan));

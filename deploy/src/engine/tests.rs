@@ -90,6 +90,7 @@ impl Stage {
             log: &self.log,
             key: &self.fakes.key,
             stop: self.stop.clone(),
+            agent: "host-a",
         };
         let login = Login::Jwt {
             token: Secret::from_text("jwt".to_owned()),
@@ -381,4 +382,72 @@ async fn unchanged_objects_are_not_written() {
         stage.fakes.cluster.object(&id("v1", "ConfigMap", "conf")),
         before
     );
+}
+
+fn lock_object(stage: &Stage) -> Option<Value> {
+    let id = id("coordination.k8s.io/v1", "Lease", "quaymaster-app");
+    stage.fakes.cluster.object(&id)
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_a_run_that_writes_takes_the_lock() {
+    let stage = Stage::new();
+    let spec = "version: 1\nname: app\nmanifests: [k8s/]\n";
+    stage.run(spec, CONF, Mode::DryRun).await;
+    assert_eq!(lock_object(&stage), None);
+    stage.run(spec, CONF, Mode::Deploy).await;
+    let first = lock_object(&stage).expect("a run that writes has a lock");
+    assert_eq!(first["spec"]["leaseTransitions"], 1);
+    assert_eq!(first["spec"]["holderIdentity"], Value::Null);
+    stage.run(spec, CONF, Mode::Deploy).await;
+    assert_eq!(
+        lock_object(&stage),
+        Some(first),
+        "nothing was to be written"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_without_rights_to_the_lock_is_told_before_anything_is_issued() {
+    let stage = Stage::new();
+    let refused = ClusterError::Forbidden {
+        what: "create".to_owned(),
+        reason: "no right".to_owned(),
+    };
+    stage.fakes.cluster.refuse_next_lock(refused);
+    let report = stage.run(SECRETS, "", Mode::Deploy).await;
+    assert_eq!(report.code, Some(Code::ClusterDenied), "{report:?}");
+    let hint = report.problem.and_then(|problem| problem.hint);
+    assert!(hint.is_some_and(|hint| hint.contains("coordination.k8s.io")));
+    assert_eq!(stage.fakes.vault.live_leases(), Vec::<String>::new());
+    assert_eq!(stage.fakes.vault.live_tokens(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_waits_for_another_one_and_plans_anew() {
+    let stage = Stage::new();
+    let held = serde_json::json!({
+        "apiVersion": "coordination.k8s.io/v1",
+        "kind": "Lease",
+        "metadata": { "name": "quaymaster-app", "namespace": "app", "resourceVersion": "x", "uid": "u" },
+        "spec": { "holderIdentity": "r-other", "leaseDurationSeconds": 30, "leaseTransitions": 8 },
+    });
+    let lock = id("coordination.k8s.io/v1", "Lease", "quaymaster-app");
+    stage.fakes.cluster.set(&lock, held);
+    let fail = "version: 1\nname: app\nmanifests: [k8s/]\nrollout: { when_locked: fail }\n";
+    let report = stage.run(fail, CONF, Mode::Deploy).await;
+    assert_eq!(
+        (report.status, report.code),
+        (Status::Superseded, Some(Code::Locked))
+    );
+    assert!(report.message.contains("r-other"), "{}", report.message);
+    assert_eq!(stage.fakes.cluster.writes(), Vec::<String>::new());
+    let report = stage.run(SECRETS, "", Mode::Deploy).await;
+    assert_eq!(report.status, Status::Succeeded, "{report:?}");
+    let calls = stage.fakes.vault.calls();
+    let reads = calls.iter().filter(|call| call.starts_with("read"));
+    assert_eq!(reads.count(), 2, "values are read again: {calls:?}");
+    assert_eq!(stage.fakes.vault.live_tokens(), 1);
+    let after = lock_object(&stage).expect("it stays");
+    assert_eq!(after["spec"]["leaseTransitions"], 9);
 }

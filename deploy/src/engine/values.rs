@@ -24,7 +24,7 @@ const CLEAN_UP: std::time::Duration = std::time::Duration::from_secs(30);
 
 pub(super) async fn draft(
     permit: &Permit,
-    login: Option<Login>,
+    login: Option<&Login>,
     tools: &Tools<'_>,
     patience: &Patience<'_>,
 ) -> Result<Option<Draft>, Problem> {

@@ -50,11 +50,19 @@ struct ClusterState {
     denied: BTreeSet<(&'static str, String)>,
     conflicts: BTreeMap<String, Vec<FieldConflict>>,
     faults: VecDeque<ClusterError>,
+    lock_faults: VecDeque<LockFault>,
     refusal: Option<ClusterError>,
     logs: BTreeMap<String, String>,
     writes: Vec<String>,
     booked: Vec<String>,
     version: u64,
+}
+
+/// What happens to a write of a lock object.
+enum LockFault {
+    Refused(ClusterError),
+    /// It arrives, and nobody says so.
+    Silent,
 }
 
 impl FakeCluster {
@@ -94,6 +102,17 @@ impl FakeCluster {
     /// Makes every real write fail; dry runs pass.
     pub fn refuse_writes(&self, error: ClusterError) {
         lock(&self.inner).refusal = Some(error);
+    }
+
+    /// Makes the next write of a lock object fail.
+    pub fn refuse_next_lock(&self, error: ClusterError) {
+        let fault = LockFault::Refused(error);
+        lock(&self.inner).lock_faults.push_back(fault);
+    }
+
+    /// Lets the next write of a lock object arrive without an answer.
+    pub fn silence_next_lock(&self) {
+        lock(&self.inner).lock_faults.push_back(LockFault::Silent);
     }
 
     /// Puts an object there as a controller would, and tells the watchers.
@@ -155,7 +174,15 @@ impl FakeCluster {
     /// Stores a whole object under the next resource version.
     fn put(&self, id: &ObjectId, mut body: Value, uid: String) -> Result<Value, ClusterError> {
         let mut inner = lock(&self.inner);
-        if let Some(error) = inner.refusal.clone() {
+        let is_lock = id.gvk.kind == "Lease";
+        let mut silent = false;
+        if is_lock {
+            match inner.lock_faults.pop_front() {
+                Some(LockFault::Refused(error)) => return Err(error),
+                Some(LockFault::Silent) => silent = true,
+                None => {}
+            }
+        } else if let Some(error) = inner.refusal.clone() {
             return Err(error);
         }
         inner.version += 1;
@@ -166,6 +193,11 @@ impl FakeCluster {
         drop(inner);
         let seen = Observation::Present(body.clone());
         let _unheard = self.changes.send((id.gvk.clone(), seen));
+        if silent {
+            return Err(ClusterError::Unanswered {
+                object: id.to_string(),
+            });
+        }
         Ok(body)
     }
 

@@ -43,6 +43,7 @@ pub async fn grant_project(cluster: &Cluster, namespace: &str, project_id: &str)
         { "apiGroups": [""], "resources": ["pods", "services", "configmaps", "secrets", "persistentvolumeclaims"], "verbs": verbs },
         { "apiGroups": ["", "events.k8s.io"], "resources": ["events"], "verbs": ["get", "list", "watch"] },
         { "apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"] },
+        { "apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "update"] },
     ]);
     let name = json!({ "name": "gitlab-deployer", "namespace": namespace });
     let api = "rbac.authorization.k8s.io";

@@ -1,0 +1,225 @@
+//! From the first write to the verdict: issue, write, watch, prune or go back, note the end.
+//!
+//! Called by [`super`] with a checked plan, under the app's lock where anything is written. Once
+//! something may have been written every end is a verdict. A run that lost its lock touches nothing
+//! more: not the objects, not the history.
+
+use std::collections::BTreeSet;
+
+use proto::error::Code;
+use proto::error::Problem;
+use proto::event::Stage;
+use proto::report::Mode;
+use proto::report::Status;
+
+use super::Told;
+use super::Tools;
+use super::back;
+use super::book;
+use super::book::After;
+use super::book::App;
+use super::told;
+use super::values;
+use crate::apply;
+use crate::apply::Applied;
+use crate::backoff::Patience;
+use crate::history::Past;
+use crate::history::State;
+use crate::lock::Reins;
+use crate::object::AppliedObject;
+use crate::object::ObjectId;
+use crate::plan::Plan;
+use crate::ports::Entry;
+use crate::prune;
+use crate::prune::Leftover;
+use crate::report;
+use crate::report::Verdict;
+use crate::resolve::Draft;
+use crate::spec::OnFailure;
+use crate::watch;
+use crate::watch::Outcome;
+
+/// What a run that writes has in hand.
+pub(super) struct Course<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) app: &'a App,
+    pub(super) past: Past,
+    pub(super) leftovers: &'a [Leftover],
+    /// What stops it.
+    pub(super) reins: Reins,
+}
+
+impl Course<'_> {
+    /// Says whether anything will be written, so that the run needs the lock.
+    pub(super) fn writes(&self) -> bool {
+        let deletes = self.plan.permit().request().spec.rollout.prune
+            && self.leftovers.iter().any(|one| one.stays.is_none());
+        let unwell = self.past.revisions.last();
+        let unwell = unwell.is_some_and(|revision| revision.state != State::Deployed);
+        self.plan.writes() || deletes || unwell
+    }
+}
+
+/// From here on something may have been written, so there is a verdict and no plain error.
+pub(super) async fn write_and_watch(
+    course: &mut Course<'_>,
+    draft: Option<Draft>,
+    tools: &Tools<'_>,
+    patience: &Patience<'_>,
+    told: &mut Told,
+) -> Result<Verdict, Problem> {
+    let plan = course.plan;
+    let before = course.past.clone();
+    if tools.stop.is_cancelled() {
+        values::close(draft, tools, patience).await;
+        return Err(Problem::new(Code::Cancelled, "the run was cancelled"));
+    }
+    tools.log.start(Stage::Apply, "write");
+    let secrets = match values::issue(draft, tools, patience).await {
+        Ok(secrets) => secrets,
+        Err(problem) => {
+            tools.log.end_stage(Stage::Apply);
+            return Err(problem);
+        }
+    };
+    // On disk before the first write anywhere: after a kill the truth about this run is known.
+    let noted = tools.ports.journal.append(Entry::Applying).await;
+    let begun = match noted.map_err(|error| report::of_journal(&error)) {
+        Ok(()) => book::begin(plan, course.app, &mut course.past, tools, patience).await,
+        Err(problem) => Err(problem),
+    };
+    if let Err(problem) = begun {
+        values::settle_secrets(secrets, &[], tools, patience).await;
+        tools.log.end_stage(Stage::Apply);
+        return Err(problem);
+    }
+    let writing = Patience {
+        stop: &course.reins.writing,
+        ..patience.clone()
+    };
+    let applied = apply::apply(plan, &secrets, tools.ports, &writing).await;
+    let written: Vec<ObjectId> = match &applied {
+        Ok(applied) => applied
+            .objects()
+            .iter()
+            .map(|object| object.id.clone())
+            .collect(),
+        Err(failure) => failure.written.clone(),
+    };
+    values::settle_secrets(secrets, &written, tools, patience).await;
+    tools.log.end_stage(Stage::Apply);
+    let (verdict, objects) = match &applied {
+        Ok(applied) => (
+            judge(plan, applied, &course.reins, tools, patience).await,
+            applied.objects(),
+        ),
+        Err(failure) if course.reins.writing.is_cancelled() && !tools.stop.is_cancelled() => {
+            let lost = report::of_lost_lock(&course.reins, failure);
+            return Ok(Verdict::problem(lost));
+        }
+        Err(failure) => (Verdict::problem(report::of_apply(failure)), &[][..]),
+    };
+    Ok(settle(course, &before, verdict, objects, tools, patience, told).await)
+}
+
+/// After the rollout: prunes what is not wanted any more, or goes back, and closes the history.
+async fn settle(
+    course: &mut Course<'_>,
+    before: &Past,
+    verdict: Verdict,
+    objects: &[AppliedObject],
+    tools: &Tools<'_>,
+    patience: &Patience<'_>,
+    told: &mut Told,
+) -> Verdict {
+    let plan = course.plan;
+    let rollout = &plan.permit().request().spec.rollout;
+    let place = course.app.place(tools.ports);
+    let mut verdict = verdict;
+    let mut gone = BTreeSet::new();
+    if verdict.status == Status::Succeeded && rollout.prune {
+        let (deleted, warnings) = prune::delete(place, course.leftovers, patience).await;
+        gone = deleted;
+        verdict.warnings.extend(warnings);
+    }
+    verdict.warnings.extend(told::left(plan, course.leftovers));
+    if verdict.status == Status::Failed
+        && rollout.on_failure == OnFailure::Rollback
+        && plan.permit().request().mode == Mode::Deploy
+    {
+        verdict = back::put_back(course, before, verdict, tools, patience).await;
+    }
+    let after = After {
+        applied: objects,
+        leftovers: course.leftovers,
+        gone: &gone,
+    };
+    told.revision = book::close(
+        plan,
+        course.app,
+        &mut course.past,
+        after,
+        &mut verdict,
+        tools,
+        patience,
+    )
+    .await;
+    verdict
+}
+
+pub(super) async fn judge(
+    plan: &Plan,
+    applied: &Applied,
+    reins: &Reins,
+    tools: &Tools<'_>,
+    patience: &Patience<'_>,
+) -> Verdict {
+    tools.log.start(Stage::Watch, "watch the rollout");
+    let permit = plan.permit();
+    let outcome = watch::watch(
+        applied.objects(),
+        permit.namespace().as_str(),
+        permit.actor(),
+        tools.ports,
+        tools.log,
+        patience.deadline,
+        &reins.watching,
+    )
+    .await;
+    tools.log.end_stage(Stage::Watch);
+    let name = &permit.request().spec.name;
+    match outcome {
+        Outcome::Ready { warnings } => Verdict::succeeded(
+            format!(
+                "{name} is deployed: {} objects are ready",
+                applied.objects().len()
+            ),
+            warnings,
+        ),
+        Outcome::Failed { causes } => {
+            let why = causes
+                .first()
+                .map_or("no cause was found", |cause| cause.message.as_str());
+            let message = format!("the rollout of {name} failed: {why}; what was written is kept");
+            Verdict::rollout(Code::RolloutFailed, message, causes)
+        }
+        Outcome::TimedOut { causes } => {
+            let seconds = permit.request().spec.rollout.timeout.as_secs();
+            let message = format!(
+                "the rollout of {name} was not done after {seconds} s; what was written is kept"
+            );
+            Verdict::rollout(Code::RolloutTimeout, message, causes)
+        }
+        Outcome::Stopped if !tools.stop.is_cancelled() => Verdict::problem(Problem::new(
+            Code::ApplyConflict,
+            format!(
+                "another run took the lock of {name} while this one watched the rollout; \
+                 everything was written, and may be overwritten now"
+            ),
+        )),
+        Outcome::Stopped => Verdict::problem(Problem::new(
+            Code::Cancelled,
+            "the run was cancelled after everything was written; the rollout goes on unwatched",
+        )),
+    }
+}
