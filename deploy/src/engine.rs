@@ -96,6 +96,7 @@ async fn execute(
     told: &mut Told,
 ) -> Result<Verdict, Problem> {
     let wanted = plan::wanted(&permit);
+    values::learn(&wanted, tools.log);
     check::access(&wanted, permit.actor(), tools.ports, patience)
         .await
         .map_err(|error| report::of_check(&error))?;

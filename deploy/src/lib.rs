@@ -32,6 +32,7 @@ pub mod request;
 pub mod policy;
 pub mod authorize;
 pub mod resolve;
+pub mod owned;
 pub mod plan;
 pub mod check;
 pub mod apply;
