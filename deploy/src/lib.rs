@@ -19,6 +19,7 @@ mod kinds;
 pub mod principal;
 pub mod secret;
 pub mod ports;
+pub mod pace;
 pub mod redact;
 pub mod log;
 pub mod backoff;
