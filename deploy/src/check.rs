@@ -20,6 +20,7 @@ use self::fields::differences;
 use crate::backoff::Patience;
 use crate::class::Class;
 use crate::object::AppliedObject;
+use crate::object::Gvk;
 use crate::object::ObjectId;
 use crate::object::Resource;
 use crate::plan::Content;
@@ -122,39 +123,65 @@ pub async fn access(
     ports: &Ports,
     patience: &Patience<'_>,
 ) -> Result<(), CheckError> {
-    let mut by_place: BTreeMap<(String, Option<String>), Placed<'_>> = BTreeMap::new();
-    for (id, _) in wanted {
-        let resource = patience
-            .retry(|| ports.cluster.resource(&id.gvk), cluster_trouble)
-            .await;
-        let resource = match resource {
-            Ok(resource) => resource,
-            // A kind that this run defines is asked about when it exists; others are found by the
-            // dry run, with the object's name.
-            Err(ClusterError::UnknownKind { .. }) => continue,
-            Err(source) => {
-                return Err(CheckError::Cluster {
-                    object: id.to_string(),
-                    source,
-                });
-            }
-        };
-        let place = (
-            format!("{}/{}", resource.gvk.group, resource.plural),
-            id.namespace.clone(),
-        );
-        by_place
-            .entry(place)
-            .or_insert_with(|| (resource, Vec::new()))
-            .1
-            .push(id);
-    }
-    for (resource, ids) in by_place.values() {
+    let places = places(wanted, ports, patience).await?;
+    let mut asks = Vec::new();
+    for (resource, ids) in &places {
         for verb in ["get", "create", "patch"] {
-            ask(resource, ids, verb, actor, ports, patience).await?;
+            asks.push(ask(resource, ids, verb, actor, ports, patience).boxed());
         }
     }
+    // In order, so that the first right that is missing is the same one every time.
+    let mut asks = futures::stream::iter(asks).buffered(WIDTH);
+    while let Some(answer) = asks.next().await {
+        answer?;
+    }
     Ok(())
+}
+
+/// Finds out where the objects are: each resource with those of them in one namespace.
+async fn places<'a>(
+    wanted: &'a [(ObjectId, Content)],
+    ports: &Ports,
+    patience: &Patience<'_>,
+) -> Result<Vec<Placed<'a>>, CheckError> {
+    let mut by_place: BTreeMap<(&Gvk, Option<&str>), Vec<&ObjectId>> = BTreeMap::new();
+    for (id, _) in wanted {
+        let place = (&id.gvk, id.namespace.as_deref());
+        by_place.entry(place).or_default().push(id);
+    }
+    let mut looks = Vec::with_capacity(by_place.len());
+    for ((gvk, _), ids) in by_place {
+        looks.push(served(gvk, ids, ports, patience).boxed());
+    }
+    let mut looks = futures::stream::iter(looks).buffered(WIDTH);
+    let mut places = Vec::new();
+    while let Some(place) = looks.next().await {
+        places.extend(place?);
+    }
+    Ok(places)
+}
+
+async fn served<'a>(
+    gvk: &Gvk,
+    ids: Vec<&'a ObjectId>,
+    ports: &Ports,
+    patience: &Patience<'_>,
+) -> Result<Option<Placed<'a>>, CheckError> {
+    let resource = patience
+        .retry(|| ports.cluster.resource(gvk), cluster_trouble)
+        .await;
+    match resource {
+        Ok(resource) => Ok(Some((resource, ids))),
+        // A kind that this run defines is asked about when it exists; others are found by the dry run,
+        // with the object's name.
+        Err(ClusterError::UnknownKind { .. }) => Ok(None),
+        Err(source) => Err(CheckError::Cluster {
+            object: ids
+                .first()
+                .map_or_else(|| gvk.to_string(), ToString::to_string),
+            source,
+        }),
+    }
 }
 
 async fn ask(
@@ -229,6 +256,9 @@ pub async fn dry_run(
     let specs = &plan.permit().request().spec.secrets;
     let mut asks = Vec::with_capacity(plan.steps().len());
     for (index, step) in plan.steps().iter().enumerate() {
+        if step.action == Action::Same && step.checked.is_some() {
+            continue; // Proved by the plan.
+        }
         let data = match &step.content {
             Content::Secret { index, .. } => Some(stand_ins(&specs[*index].keys, draft)),
             Content::Object(_) => None,

@@ -113,6 +113,7 @@ async fn execute(
     let permit = back::complete(permit, tools, patience).await?;
     let app = App::of(&permit);
     let wanted = wanted_of(&permit, &app, tools);
+    values::learn(&wanted, tools.log);
     check::access(&wanted, permit.actor(), tools.ports, patience)
         .await
         .map_err(|error| report::of_check(&error))?;

@@ -6,6 +6,7 @@
 //! the real servers, so they cannot lie.
 
 mod cluster;
+mod fields;
 mod vault;
 
 use crate::ports::Clock;

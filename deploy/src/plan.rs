@@ -1,14 +1,17 @@
 //! What changes? The ordered steps of a run, from what is wanted and what is there.
 //!
-//! [`observe`] reads the live objects, [`plan`] is pure. A [`Plan`] owns the permit that allowed it
+//! [`observe`] reads the live objects, [`plan`] is pure and proves of most objects that they are right
+//! already, so that neither a dry run nor a write is sent for them. A [`Plan`] owns the permit that allowed it
 //! and holds references, versions and key names instead of secret values, so it can be logged and
 //! answered to a dry run. [`crate::check`] refines it with the server's own view, [`crate::apply`]
 //! carries it out. Called by [`crate::engine`].
 
-use std::collections::BTreeMap;
+mod live;
+pub(crate) mod secrets;
 
-use futures::FutureExt as _;
-use futures::StreamExt as _;
+use std::collections::BTreeMap;
+use std::fmt;
+
 use proto::report::Action;
 use proto::report::FieldChange;
 use proto::report::KeyChange;
@@ -21,7 +24,10 @@ use crate::backoff::Trouble;
 use crate::object::AppliedObject;
 use crate::object::Gvk;
 use crate::object::ObjectId;
+use crate::object::number;
 use crate::object::text;
+use crate::owned;
+use crate::owned::Sameness;
 use crate::ports::ClusterError;
 use crate::ports::Ports;
 use crate::ports::SecretView;
@@ -29,9 +35,9 @@ use crate::resolve::Draft;
 use crate::secret::FingerprintKey;
 use crate::spec::SecretSpec;
 
-/// Reads and dry-runs in flight at once. Enough to hide latency, few enough for priority and
-/// fairness of the API server to leave others alone.
-pub(crate) const WIDTH: usize = 16;
+/// Requests of one run that may wait for their turn at once. How many are in flight is decided for all
+/// runs of a cluster together, by the pace that the server can take.
+pub(crate) const WIDTH: usize = 64;
 
 /// When an object is written; all objects of a wave are written concurrently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -81,7 +87,6 @@ impl Wave {
 }
 
 /// What a step sends.
-#[derive(Debug)]
 pub enum Content {
     /// The very object of the manifest.
     Object(Value),
@@ -100,6 +105,16 @@ impl Content {
     pub const fn body(&self) -> &Value {
         match self {
             Self::Object(body) | Self::Secret { body, .. } => body,
+        }
+    }
+}
+
+impl fmt::Debug for Content {
+    /// Leaves the body out: a Secret of a manifest holds its values.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Object(_) => f.write_str("Object"),
+            Self::Secret { index, .. } => write!(f, "Secret({index})"),
         }
     }
 }
@@ -214,6 +229,15 @@ pub enum Live {
     Secret(SecretView),
 }
 
+impl Live {
+    const fn secret(&self) -> Option<&SecretView> {
+        match self {
+            Self::Secret(view) => Some(view),
+            Self::Absent | Self::Object(_) => None,
+        }
+    }
+}
+
 /// Lists the objects of a permit: Secrets from Vault first, then manifests.
 #[must_use]
 pub fn wanted(permit: &Permit) -> Vec<(ObjectId, Content)> {
@@ -265,46 +289,12 @@ pub async fn observe(
     ports: &Ports,
     patience: &Patience<'_>,
 ) -> Result<BTreeMap<ObjectId, Live>, ClusterError> {
-    // Boxed one by one: a closure that returns futures over borrowed items is not general enough to
-    // be sent between threads.
-    let mut reads = Vec::with_capacity(wanted.len());
-    for (id, content) in wanted {
-        reads.push(observe_one(permit, id, content, ports, patience).boxed());
-    }
-    let mut reads = futures::stream::iter(reads).buffer_unordered(WIDTH);
-    let mut observed = BTreeMap::new();
-    while let Some((id, live)) = reads.next().await {
-        observed.insert(id, live?);
-    }
-    Ok(observed)
-}
-
-async fn observe_one(
-    permit: &Permit,
-    id: &ObjectId,
-    content: &Content,
-    ports: &Ports,
-    patience: &Patience<'_>,
-) -> (ObjectId, Result<Live, ClusterError>) {
-    let actor = permit.actor();
-    let is_secret = matches!(content, Content::Secret { .. }) || id.gvk.is("", "Secret");
-    let live = if is_secret {
-        let read = patience
-            .retry(|| ports.cluster.secret(actor, id), cluster_trouble)
-            .await;
-        read.map(|found| found.map_or(Live::Absent, Live::Secret))
-    } else {
-        let read = patience
-            .retry(|| ports.cluster.get(actor, id), cluster_trouble)
-            .await;
-        read.map(|found| found.map_or(Live::Absent, Live::Object))
+    let reader = live::Reader {
+        actor: permit.actor(),
+        ports,
+        patience,
     };
-    let live = match live {
-        // The check says later whether a missing kind or namespace is an error or part of the run.
-        Err(ClusterError::UnknownKind { .. } | ClusterError::Missing { .. }) => Ok(Live::Absent),
-        other => other,
-    };
-    (id.clone(), live)
+    reader.all(wanted).await
 }
 
 /// Tells the retry policy about a cluster error.
@@ -345,29 +335,26 @@ pub fn plan(
         .into_iter()
         .map(|(id, content)| {
             let live = observed.get(&id).unwrap_or(&Live::Absent);
-            let (action, reason, keys) = match (&content, live) {
-                (Content::Secret { index, .. }, live) => {
-                    secret_step(&specs[*index], live, draft, key)
+            let judged = match &content {
+                Content::Secret { body, index } => {
+                    let there = live.secret();
+                    secrets::from_vault(&id, body, &specs[*index], there, draft, key)
                 }
-                (Content::Object(_), Live::Absent) => {
-                    (Action::Create, "does not exist yet".to_owned(), Vec::new())
+                Content::Object(body) if id.gvk.is("", "Secret") => {
+                    secrets::from_manifest(&id, body, live.secret(), key)
                 }
-                (Content::Object(_), Live::Object(_) | Live::Secret(_)) => (
-                    Action::Change,
-                    "exists, compared by the server in the check".to_owned(),
-                    Vec::new(),
-                ),
+                Content::Object(body) => judge(&id, body, live),
             };
             Step {
                 wave: Wave::of(&id.gvk),
                 id,
-                action,
-                reason,
-                keys,
+                action: judged.action,
+                reason: judged.reason,
+                keys: judged.keys,
                 fields: Vec::new(),
                 notes: Vec::new(),
                 content,
-                checked: None,
+                checked: judged.checked,
             }
         })
         .collect();
@@ -375,55 +362,71 @@ pub fn plan(
     Plan { permit, steps }
 }
 
-fn secret_step(
-    spec: &SecretSpec,
-    live: &Live,
-    draft: Option<&Draft>,
-    key: &FingerprintKey,
-) -> (Action, String, Vec<KeyChange>) {
-    let there = match live {
-        Live::Secret(there) => Some(&there.values),
-        Live::Absent | Live::Object(_) => None,
-    };
-    let keys: Vec<KeyChange> = spec
-        .keys
-        .iter()
-        .map(|(name, source)| {
-            let known = draft.and_then(|draft| draft.known(source));
-            let before = there.and_then(|there| there.get(name));
-            let action = match (known, before) {
-                (_, None) => Action::Create,
-                (None, Some(_)) => Action::Unknown,
-                (Some(value), Some(before)) if key.fingerprint(name, value.bytes()) == *before => {
-                    Action::Same
-                }
-                (Some(_), Some(_)) => Action::Change,
-            };
-            let source = draft.map_or_else(|| "vault".to_owned(), |draft| draft.describe(source));
-            KeyChange {
-                key: name.clone(),
-                action,
-                source,
-            }
-        })
-        .collect();
-    let (action, reason) = match there {
-        None => (Action::Create, "does not exist yet".to_owned()),
-        Some(_) if keys.iter().all(|key| key.action == Action::Same) => (
-            Action::Same,
-            "every key has the value that Vault has".to_owned(),
-        ),
-        Some(_) => {
-            let names: Vec<&str> = keys
-                .iter()
-                .filter(|key| key.action != Action::Same)
-                .map(|key| key.key.as_str())
-                .collect();
-            (
-                Action::Change,
-                format!("new or other values for {}", names.join(", ")),
-            )
+/// What happens to an object, before the server is asked.
+struct Judged {
+    action: Action,
+    reason: String,
+    keys: Vec<KeyChange>,
+    checked: Option<AppliedObject>,
+}
+
+impl Judged {
+    fn create() -> Self {
+        Self {
+            action: Action::Create,
+            ..Self::change("does not exist yet")
         }
+    }
+
+    fn same(reason: &str) -> Self {
+        Self {
+            action: Action::Same,
+            ..Self::change(reason)
+        }
+    }
+
+    fn change(reason: impl Into<String>) -> Self {
+        Self {
+            action: Action::Change,
+            reason: reason.into(),
+            keys: Vec::new(),
+            checked: None,
+        }
+    }
+
+    /// A change of fields; the first ones are named.
+    fn differs(paths: &[String]) -> Self {
+        const NAMED: usize = 6;
+        let named = paths[..paths.len().min(NAMED)].join(", ");
+        Self::change(match paths.len().saturating_sub(NAMED) {
+            0 => named,
+            more => format!("{named} and {more} more"),
+        })
+    }
+}
+
+/// Decides on an object that is not a Secret.
+fn judge(id: &ObjectId, body: &Value, live: &Live) -> Judged {
+    let there = match live {
+        Live::Object(there) => there,
+        Live::Absent | Live::Secret(_) => return Judged::create(),
     };
-    (action, reason, keys)
+    match owned::compare(body, there) {
+        Sameness::Same => Judged {
+            checked: Some(applied(id, there)),
+            ..Judged::same("the cluster has it already")
+        },
+        Sameness::Differs(paths) => Judged::differs(&paths),
+        Sameness::Unsure => Judged::change("exists, compared by the server in the check"),
+    }
+}
+
+/// Describes a live object as the one that an apply without effect would return.
+fn applied(id: &ObjectId, live: &Value) -> AppliedObject {
+    AppliedObject {
+        id: id.clone(),
+        uid: text(live, &["metadata", "uid"]).to_owned(),
+        generation: number(live, &["metadata", "generation"]).unwrap_or(0),
+        resource_version: text(live, &["metadata", "resourceVersion"]).to_owned(),
+    }
 }

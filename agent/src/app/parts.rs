@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use deploy::pace::Paced;
+use deploy::ports::Cluster;
 use deploy::ports::SecretsError;
 use deploy::secret::FingerprintKey;
 use deploy::secret::Secret;
@@ -66,7 +68,9 @@ pub(super) async fn parts(config: &Config) -> Result<Parts, StartError> {
         probes.push(probe(&format!("cluster:{name}"), &kube, |part| {
             async move { part.health().await }.boxed()
         }));
-        clusters.insert(name.clone(), kube as _);
+        // One pace for all runs of a cluster.
+        let paced: Arc<dyn Cluster> = Arc::new(Paced::new(kube));
+        clusters.insert(name.clone(), paced);
     }
     Ok(Parts {
         secrets: vault,

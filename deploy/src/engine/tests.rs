@@ -25,6 +25,8 @@ use crate::principal::PrincipalKind;
 use crate::request;
 use crate::secret::Secret;
 
+mod same;
+
 const POLICY: &str = r#"
 version = 1
 [[rule]]
@@ -36,7 +38,7 @@ role = "app"
 paths = ["kv/app/*", "database/creds/app"]
 [rule.cluster.demo]
 namespaces = ["app"]
-kinds = ["v1/ConfigMap", "apps/Deployment"]
+kinds = ["v1/ConfigMap", "apps/Deployment", "v1/Secret:app-own"]
 secrets = ["app-*"]
 require_digest = false
 "#;

@@ -11,7 +11,10 @@ use tokio_util::sync::CancellationToken;
 use super::Tools;
 use crate::authorize::Permit;
 use crate::backoff::Patience;
+use crate::log::RunLog;
 use crate::object::ObjectId;
+use crate::plan;
+use crate::plan::Content;
 use crate::ports::Login;
 use crate::report;
 use crate::resolve;
@@ -21,6 +24,18 @@ use crate::resolve::clean_up;
 
 /// How long cleaning up after a run may take.
 const CLEAN_UP: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// Makes the log take out the values that stand in manifests.
+pub(super) fn learn(wanted: &[(ObjectId, Content)], log: &RunLog) {
+    for (id, content) in wanted {
+        match content {
+            Content::Object(body) if id.gvk.is("", "Secret") => {
+                plan::secrets::values(body).for_each(|value| log.learn(&value));
+            }
+            Content::Object(_) | Content::Secret { .. } => {}
+        }
+    }
+}
 
 pub(super) async fn draft(
     permit: &Permit,

@@ -2,6 +2,7 @@
 //!
 //! Keeps the contract of [`crate::ports::Cluster`].
 
+use super::fields;
 use super::lock;
 use crate::object::AppliedObject;
 use crate::object::Gvk;
@@ -33,6 +34,7 @@ use std::collections::BTreeSet;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::MutexGuard;
 use tokio::sync::broadcast;
 
 /// A cluster in memory: built-in kinds, any namespace, no controllers. A test plays controller with
@@ -55,6 +57,7 @@ struct ClusterState {
     logs: BTreeMap<String, String>,
     writes: Vec<String>,
     booked: Vec<String>,
+    dry_runs: usize,
     version: u64,
 }
 
@@ -159,6 +162,24 @@ impl FakeCluster {
         lock(&self.inner).writes.clone()
     }
 
+    /// Returns how many dry runs were asked for.
+    #[must_use]
+    pub fn dry_runs(&self) -> usize {
+        lock(&self.inner).dry_runs
+    }
+
+    /// Refuses to list what [`FakeCluster::deny`] was told.
+    fn listable(&self, plural: &str) -> Result<MutexGuard<'_, ClusterState>, ClusterError> {
+        let inner = lock(&self.inner);
+        if inner.denied.contains(&("list", plural.to_owned())) {
+            return Err(ClusterError::Forbidden {
+                what: format!("list {plural}"),
+                reason: String::new(),
+            });
+        }
+        Ok(inner)
+    }
+
     fn view(&self, inner: &ClusterState, id: &ObjectId) -> Option<SecretView> {
         let data = inner.secrets.get(id)?;
         let values = data.iter().map(|(key, value)| {
@@ -209,6 +230,7 @@ impl FakeCluster {
         force: Force,
     ) -> Result<(AppliedObject, Value), ClusterError> {
         let mut inner = lock(&self.inner);
+        inner.dry_runs += usize::from(write == Write::DryRun);
         if write == Write::Commit {
             let refusal = inner.faults.pop_front().or_else(|| inner.refusal.clone());
             if let Some(error) = refusal {
@@ -223,10 +245,7 @@ impl FakeCluster {
                 fields: fields.clone(),
             });
         }
-        let (body, data) = match payload {
-            Payload::Object(body) => ((*body).clone(), None),
-            Payload::Secret { body, data } => ((*body).clone(), Some(data)),
-        };
+        let (body, data) = fields::split(id, payload);
         let before = inner.objects.get(id).cloned();
         let generation = before
             .as_ref()
@@ -235,7 +254,7 @@ impl FakeCluster {
         let same = before
             .as_ref()
             .is_some_and(|before| before["spec"] == body["spec"]);
-        let owned = owned_fields(&body);
+        let owned = fields::owned(&body, data.as_ref());
         let mut after = body;
         let uid = before.as_ref().map_or_else(
             || format!("uid-{}", id.name),
@@ -267,10 +286,6 @@ impl FakeCluster {
             inner.writes.push(id.to_string());
             inner.objects.insert(id.clone(), after.clone());
             if let Some(data) = data {
-                let data = data
-                    .iter()
-                    .map(|(key, value)| (key.clone(), value.bytes().to_vec()))
-                    .collect();
                 inner.secrets.insert(id.clone(), data);
             }
             drop(inner);
@@ -280,29 +295,6 @@ impl FakeCluster {
         }
         Ok((applied, after))
     }
-}
-
-/// Writes down the fields of a body as `FieldsV1`; lists are atomic here.
-fn owned_fields(body: &Value) -> Value {
-    fn fields(value: &Value) -> Value {
-        let Some(object) = value.as_object() else {
-            return json!({});
-        };
-        let named = object
-            .iter()
-            .map(|(key, value)| (format!("f:{key}"), fields(value)));
-        Value::Object(named.collect())
-    }
-    let mut owned = fields(body);
-    if let Some(owned) = owned.as_object_mut() {
-        owned.remove("f:apiVersion");
-        owned.remove("f:kind");
-        if let Some(metadata) = owned.get_mut("f:metadata").and_then(Value::as_object_mut) {
-            metadata.remove("f:name");
-            metadata.remove("f:namespace");
-        }
-    }
-    owned
 }
 
 impl Cluster for FakeCluster {
@@ -352,7 +344,7 @@ impl Cluster for FakeCluster {
         namespace: Option<&'a str>,
     ) -> BoxFuture<'a, Result<Vec<Value>, ClusterError>> {
         async move {
-            let inner = lock(&self.inner);
+            let inner = self.listable(&format!("{}s", gvk.kind.to_lowercase()))?;
             let objects = inner.objects.iter();
             Ok(objects
                 .filter(|(id, _)| id.gvk == *gvk && id.namespace.as_deref() == namespace)
@@ -376,7 +368,7 @@ impl Cluster for FakeCluster {
         namespace: &'a str,
     ) -> BoxFuture<'a, Result<BTreeMap<String, SecretView>, ClusterError>> {
         async move {
-            let inner = lock(&self.inner);
+            let inner = self.listable("secrets")?;
             let ids = inner.secrets.keys();
             Ok(ids
                 .filter(|id| id.namespace.as_deref() == Some(namespace))

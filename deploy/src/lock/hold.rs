@@ -125,12 +125,14 @@ impl<'a> Lock<'a> {
             let renewal = {
                 let mut renewal = std::pin::pin!(self.renew());
                 tokio::select! {
-                    // The renewal is not dropped when the doubt comes first.
-                    renewal = &mut renewal => renewal,
+                    // The renewal is not dropped when the doubt comes first. The doubt is asked
+                    // first: a renewal that fails at once must not outrun it.
+                    biased;
                     () = tokio::time::sleep_until(doubt) => {
                         writing.cancel();
                         renewal.await
                     }
+                    renewal = &mut renewal => renewal,
                 }
             };
             next = Instant::now() + AGAIN;

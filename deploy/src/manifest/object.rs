@@ -2,7 +2,6 @@
 //!
 //! Called by [`super::read`] for every object. What comes out is what the server will be sent.
 
-use std::collections::BTreeSet;
 use std::io;
 
 use base64::Engine;
@@ -248,14 +247,8 @@ fn secret(body: &mut Map<String, Value>, findings: &mut Findings<'_>) {
             findings.at("data", message);
         }
     }
-    let written: BTreeSet<String> = data.keys().cloned().collect();
+    // A key in both has the value of stringData, as the server would decide.
     for (key, value) in fields(body.remove("stringData"), "stringData", findings) {
-        if written.contains(&key) {
-            findings.at(
-                "stringData",
-                format!("{} is in data too; keep one", shown(&key)),
-            );
-        }
         match value {
             Value::String(text) => {
                 data.insert(key, Value::String(STANDARD.encode(text)));
