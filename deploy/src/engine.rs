@@ -16,6 +16,8 @@ use proto::event::Stage;
 use proto::ids::RunId;
 use proto::report::Mode;
 use proto::report::Report;
+use proto::report::saved::SavedPlan;
+use proto::report::text;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -35,6 +37,7 @@ use crate::ports::Ports;
 use crate::report;
 use crate::report::Verdict;
 use crate::resolve::Draft;
+use crate::saved;
 use crate::secret::FingerprintKey;
 use crate::watch;
 use crate::watch::Outcome;
@@ -58,6 +61,7 @@ pub struct Tools<'a> {
 struct Told {
     steps: Vec<proto::report::Step>,
     revision: Option<u64>,
+    plan: Option<SavedPlan>,
 }
 
 /// Carries out a permit. `login` is how the run gets its Vault token; unset when the caller brought
@@ -81,7 +85,11 @@ pub async fn run(permit: Permit, login: Option<Login>, tools: Tools<'_>) -> Repo
         )),
         Err(problem) => Verdict::problem(problem),
     };
-    told::tell(&verdict, tools.log);
+    let planned: &[_] = match report.mode {
+        Mode::DryRun => &told.steps,
+        Mode::Deploy | Mode::Rollback => &[],
+    };
+    told::tell(&verdict, planned, tools.log);
     let report = told::finish(report, verdict, told, &tools);
     tools.log.end(report.status);
     report
@@ -113,7 +121,7 @@ async fn alone(
 ) -> Result<Verdict, Problem> {
     let mode = permit.request().mode;
     let draft = values::draft(&permit, login, tools, patience).await?;
-    let plan = match make_plan(permit, wanted, draft.as_ref(), tools, patience).await {
+    let plan = match make_plan(permit, wanted, draft.as_ref(), tools, patience, told).await {
         Ok(plan) => plan,
         Err(problem) => {
             values::close(draft, tools, patience).await;
@@ -121,13 +129,16 @@ async fn alone(
         }
     };
     told.steps = plan.told();
-    told::tell_plan(&plan, tools.log);
     match mode {
         Mode::DryRun => {
             values::close(draft, tools, patience).await;
-            Ok(Verdict::succeeded(told::summary(&plan), Vec::new()))
+            let summary = format!("plan: {}; nothing was written", text::summary(&told.steps));
+            Ok(Verdict::succeeded(summary, Vec::new()))
         }
-        Mode::Deploy | Mode::Rollback => write_and_watch(&plan, draft, tools, patience).await,
+        Mode::Deploy | Mode::Rollback => {
+            told::tell_plan(&told.steps, tools.log);
+            write_and_watch(&plan, draft, tools, patience).await
+        }
     }
 }
 
@@ -137,6 +148,7 @@ async fn make_plan(
     draft: Option<&Draft>,
     tools: &Tools<'_>,
     patience: &Patience<'_>,
+    told: &mut Told,
 ) -> Result<Plan, Problem> {
     tools.log.start(Stage::Plan, "find out what changes");
     let observed: Result<BTreeMap<ObjectId, Live>, _> =
@@ -150,7 +162,35 @@ async fn make_plan(
     let checked = check::dry_run(&mut plan, &observed, draft, tools.ports, patience).await;
     tools.log.end_stage(Stage::Check);
     checked.map_err(|error| report::of_check(&error))?;
+    keep(&plan, &observed, tools, told).map_err(|problem| *problem)?;
     Ok(plan)
+}
+
+/// Holds the run to the plan that its caller saved, and makes the saved form of a dry run.
+fn keep(
+    plan: &Plan,
+    observed: &BTreeMap<ObjectId, Live>,
+    tools: &Tools<'_>,
+    told: &mut Told,
+) -> Result<(), Box<Problem>> {
+    let request = plan.permit().request();
+    if request.mode != Mode::DryRun && request.binding.plan.is_none() {
+        return Ok(());
+    }
+    let made = format!("{:.3}", tools.ports.clock.now());
+    let now = saved::of(plan, observed, &tools.id, made);
+    if let Some(reviewed) = &request.binding.plan {
+        let moved = saved::differences(reviewed, &now);
+        if !moved.is_empty() {
+            return Err(Box::new(report::of_changed_plan(reviewed, moved)));
+        }
+        tools.log.info(format!(
+            "this is the plan that run {} made at {}",
+            reviewed.run, reviewed.made
+        ));
+    }
+    told.plan = (request.mode == Mode::DryRun).then_some(now);
+    Ok(())
 }
 
 /// From here on something may have been written, so there is a verdict and no plain error.

@@ -12,6 +12,7 @@ mod deploy;
 mod faults;
 mod leaks;
 mod lifecycle;
+mod plans;
 mod refusals;
 mod samples;
 mod stand;
