@@ -15,6 +15,7 @@ use proto::ids::ClusterName;
 use proto::ids::Namespace;
 use proto::report::NearMiss;
 
+use crate::binding::Binding;
 use crate::object::Object;
 use crate::object::Resource;
 use crate::policy::ClusterGrant;
@@ -110,6 +111,7 @@ impl Permit {
                 spec,
                 objects: Vec::new(),
                 source: Source::Manifests,
+                binding: Binding::default(),
                 notes: Vec::new(),
             },
         };

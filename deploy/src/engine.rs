@@ -22,6 +22,8 @@ use proto::event::Stage;
 use proto::ids::RunId;
 use proto::report::Mode;
 use proto::report::Report;
+use proto::report::saved::SavedPlan;
+use proto::report::text;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -48,6 +50,7 @@ use crate::prune::Leftover;
 use crate::report;
 use crate::report::Verdict;
 use crate::resolve::Draft;
+use crate::saved;
 use crate::secret::FingerprintKey;
 
 /// What one run gets besides its permit.
@@ -71,6 +74,7 @@ pub struct Tools<'a> {
 struct Told {
     steps: Vec<proto::report::Step>,
     revision: Option<u64>,
+    plan: Option<SavedPlan>,
 }
 
 /// Carries out a permit. `login` is how the run gets its Vault token; unset when the caller brought
@@ -96,7 +100,11 @@ pub async fn run(permit: Permit, login: Option<Login>, tools: Tools<'_>) -> Repo
         )),
         Err(problem) => Verdict::problem(problem),
     };
-    told::tell(&verdict, tools.log);
+    let planned: &[_] = match report.mode {
+        Mode::DryRun => &told.steps,
+        Mode::Deploy | Mode::Rollback => &[],
+    };
+    told::tell(&verdict, planned, tools.log);
     let report = told::finish(report, verdict, told, &tools);
     tools.log.end(report.status);
     report
@@ -145,7 +153,7 @@ async fn alone(
         let leftovers = leftovers(&permit, app, &past, &wanted, tools, patience).await?;
         let draft = values::draft(&permit, login.as_ref(), tools, patience).await?;
         let set = app.place(tools.ports).set_id();
-        let planned = make_plan(permit, wanted, draft.as_ref(), &set, tools, patience);
+        let planned = make_plan(permit, wanted, draft.as_ref(), &set, tools, patience, told);
         let plan = match planned.await {
             Ok(plan) => plan,
             Err(problem) => {
@@ -155,12 +163,13 @@ async fn alone(
         };
         told.steps = plan.told();
         told.steps.extend(told::deletions(&plan, &leftovers));
-        told::tell_plan(&told.steps, tools.log);
         let Some(seen) = seen else {
             values::close(draft, tools, patience).await;
             let warnings = told::left(&plan, &leftovers);
-            return Ok(Verdict::succeeded(told::summary(&told.steps), warnings));
+            let summary = format!("plan: {}; nothing was written", text::summary(&told.steps));
+            return Ok(Verdict::succeeded(summary, warnings));
         };
+        told::tell_plan(&told.steps, tools.log);
         let mut course = Course {
             plan: &plan,
             app,
@@ -235,6 +244,7 @@ async fn make_plan(
     set: &str,
     tools: &Tools<'_>,
     patience: &Patience<'_>,
+    told: &mut Told,
 ) -> Result<Plan, Problem> {
     tools.log.start(Stage::Plan, "find out what changes");
     let observed: Result<BTreeMap<ObjectId, Live>, _> =
@@ -251,7 +261,35 @@ async fn make_plan(
     let checked = check::dry_run(&mut plan, &observed, draft, tools.ports, patience).await;
     tools.log.end_stage(Stage::Check);
     checked.map_err(|error| report::of_check(&error))?;
+    keep(&plan, &observed, tools, told).map_err(|problem| *problem)?;
     Ok(plan)
+}
+
+/// Holds the run to the plan that its caller saved, and makes the saved form of a dry run.
+fn keep(
+    plan: &Plan,
+    observed: &BTreeMap<ObjectId, Live>,
+    tools: &Tools<'_>,
+    told: &mut Told,
+) -> Result<(), Box<Problem>> {
+    let request = plan.permit().request();
+    if request.mode != Mode::DryRun && request.binding.plan.is_none() {
+        return Ok(());
+    }
+    let made = format!("{:.3}", tools.ports.clock.now());
+    let now = saved::of(plan, observed, &tools.id, made);
+    if let Some(reviewed) = &request.binding.plan {
+        let moved = saved::differences(reviewed, &now);
+        if !moved.is_empty() {
+            return Err(Box::new(report::of_changed_plan(reviewed, moved)));
+        }
+        tools.log.info(format!(
+            "this is the plan that run {} made at {}",
+            reviewed.run, reviewed.made
+        ));
+    }
+    told.plan = (request.mode == Mode::DryRun).then_some(now);
+    Ok(())
 }
 
 #[cfg(test)]

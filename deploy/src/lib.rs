@@ -3,7 +3,8 @@
 //! One direction, in the types: a bundle becomes a [`request::Request`]; [`authorize`] turns it, a
 //! [`principal::Principal`] and the [`policy::Policy`] into a [`authorize::Permit`] (or a denial);
 //! [`resolve`] fetches what the permit's spec names; [`plan`] says what would change; [`check`] asks
-//! the API server for its view before the first write; [`apply`] writes; [`watch`] judges the
+//! the API server for its view before the first write; [`saved`] holds a deploy to a plan that was
+//! reviewed; [`apply`] writes; [`watch`] judges the
 //! rollout with the pure rules of [`rollout`] and [`cause`]; [`report`] tells it. [`engine`] strings
 //! the stages together.
 //!
@@ -32,6 +33,7 @@ pub mod template;
 pub mod spec;
 pub mod options;
 pub mod manifest;
+pub mod binding;
 pub mod request;
 pub mod policy;
 pub mod authorize;
@@ -42,6 +44,7 @@ pub mod history;
 pub mod prune;
 pub mod lock;
 pub mod check;
+pub mod saved;
 pub mod apply;
 pub mod rollout;
 pub mod cause;

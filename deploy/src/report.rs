@@ -9,6 +9,7 @@ use proto::error::Place;
 use proto::error::Problem;
 use proto::report::Cause;
 use proto::report::Status;
+use proto::report::saved::SavedPlan;
 
 use crate::apply::ApplyError;
 use crate::apply::ApplyFailure;
@@ -178,6 +179,23 @@ pub fn of_check(error: &CheckError) -> Problem {
         }
         CheckError::Cluster { object, source } => of_cluster(object, source),
     }
+}
+
+/// Tells that a deploy is not what its caller reviewed; nothing was written.
+#[must_use]
+pub fn of_changed_plan(reviewed: &SavedPlan, moved: Vec<Place>) -> Problem {
+    let first = moved.first().map_or("", |place| place.message.as_str());
+    let more = match moved.len() {
+        0 | 1 => String::new(),
+        many => format!("; {} more differences", many - 1),
+    };
+    let detail = format!(
+        "the plan that was saved at {} is not what this deploy would do, so nothing was written: {first}{more}",
+        reviewed.made
+    );
+    Problem::new(Code::PlanChanged, detail)
+        .hint("look at the new plan, and save it: quaymaster plan --save FILE")
+        .places(moved)
 }
 
 fn of_refused(objects: &[(String, ClusterError)]) -> Problem {

@@ -7,6 +7,7 @@ use proto::error::Code;
 use proto::error::Place;
 use proto::report::Mode;
 
+use crate::binding::Binding;
 use crate::bundle::Bundle;
 use crate::bundle::InputError;
 use crate::image;
@@ -27,6 +28,8 @@ pub struct Request {
     pub objects: Vec<Object>,
     /// Where more objects come from, once the run is on.
     pub source: Source,
+    /// The bundle it came in, and the saved plan that it has to keep; the caller of [`read`] sets it.
+    pub binding: Binding,
     /// Things to tell the caller.
     pub notes: Vec<String>,
 }
@@ -68,6 +71,7 @@ pub fn read(bundle: &Bundle, mode: Mode) -> Result<Request, InputError> {
         spec,
         objects: manifests.objects,
         source: Source::Manifests,
+        binding: Binding::default(),
         notes: manifests.notes,
     })
 }

@@ -1,11 +1,16 @@
 //! The report: what a caller learns about a run, while it is on and when it is over.
 //!
 //! Made by `deploy::report`, served under `/v1/deploys/{id}` and `/result`. It never holds a secret
-//! value: Secrets appear with key names and "created", "changed" or "same".
+//! value: Secrets appear with key names and "created", "changed" or "same". [`saved`] is the plan in a
+//! form that a later deploy can be held to, [`text`] what people read.
+
+pub mod saved;
+pub mod text;
 
 use serde::Deserialize;
 use serde::Serialize;
 
+use self::saved::SavedPlan;
 use crate::error::Code;
 use crate::error::Problem;
 use crate::ids::ClusterName;
@@ -192,6 +197,9 @@ pub struct Report {
     /// The plan, once it is known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<Step>,
+    /// A dry run that succeeded: its plan in the form that a deploy can be held to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<SavedPlan>,
     /// Why it failed, the likeliest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub causes: Vec<Cause>,

@@ -17,7 +17,7 @@ use crate::samples::Deployment;
 use crate::samples::config_map;
 use crate::samples::spec;
 
-fn folder(world: &World, files: &[(&str, &str)]) -> Result<TempDir> {
+pub(crate) fn folder(world: &World, files: &[(&str, &str)]) -> Result<TempDir> {
     let dir = TempDir::with_prefix_in("job-", world.dir())?;
     for (name, text) in files {
         let path = dir.path().join(name);
@@ -28,7 +28,7 @@ fn folder(world: &World, files: &[(&str, &str)]) -> Result<TempDir> {
 }
 
 /// Runs the client as a job would.
-async fn quaymaster(
+pub(crate) async fn quaymaster(
     world: &World,
     words: &[&str],
     dir: &Path,
@@ -45,7 +45,7 @@ async fn quaymaster(
     Ok(command.output().await?)
 }
 
-fn told(output: &Output) -> String {
+pub(crate) fn told(output: &Output) -> String {
     format!(
         "{}{}",
         String::from_utf8_lossy(&output.stdout),

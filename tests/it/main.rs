@@ -14,6 +14,7 @@ mod history;
 mod leaks;
 mod lifecycle;
 mod locks;
+mod plans;
 mod refusals;
 mod samples;
 mod stand;

@@ -12,6 +12,9 @@ use tar::Header;
 
 use crate::yaml::SPEC_FILE;
 
+/// The unit of an archive.
+const BLOCK: usize = 512;
+
 /// Writes an archive.
 ///
 /// # Errors
@@ -24,6 +27,18 @@ pub(crate) fn tar(files: &BTreeMap<String, Vec<u8>>) -> io::Result<Vec<u8>> {
     for (name, content) in first.chain(rest) {
         add(&mut archive, name, content)?;
     }
+    archive.into_inner()
+}
+
+/// Adds a file to an archive that [`tar`] wrote.
+///
+/// # Errors
+/// As [`tar`].
+pub(crate) fn append(mut archive: Vec<u8>, name: &str, content: &[u8]) -> io::Result<Vec<u8>> {
+    // The end is marked by two empty blocks, which are written anew.
+    archive.truncate(archive.len().saturating_sub(2 * BLOCK));
+    let mut archive = Builder::new(archive);
+    add(&mut archive, name, content)?;
     archive.into_inner()
 }
 

@@ -19,6 +19,8 @@ Examples:
   quaymaster deploy                         deploy what ./quaymaster.yaml describes
   quaymaster deploy app/ --timeout 15m      another folder; wait at most 15 minutes
   quaymaster plan                           say what a deploy would do, write nothing
+  quaymaster plan --save plan.json          and keep the plan, for a person to approve
+  quaymaster deploy --plan plan.json        deploy exactly what was approved, or nothing
   quaymaster deploy -o json | jq .status    one JSON document, the verdict
   quaymaster log --follow r0123...          follow a run that another job started
   quaymaster whoami                         who am I to the agent, which rules match
@@ -102,6 +104,9 @@ pub(crate) struct Deploy {
     /// The same as 'plan'
     #[arg(long, conflicts_with = "detach")]
     pub(crate) dry_run: bool,
+    /// Deploy only if it would do exactly what this plan says ('plan --save'); else exit code 22
+    #[arg(long, value_name = "FILE")]
+    pub(crate) plan: Option<PathBuf>,
     /// Do not wait: print the run's id once it is accepted
     #[arg(long)]
     pub(crate) detach: bool,
@@ -117,6 +122,12 @@ pub(crate) struct Plan {
     /// The folder that holds quaymaster.yaml
     #[arg(default_value = ".")]
     pub(crate) dir: PathBuf,
+    /// Keep the plan in a file, for 'deploy --plan'; it holds no secret value
+    #[arg(long, value_name = "FILE")]
+    pub(crate) save: Option<PathBuf>,
+    /// End with 2 instead of 0 when something would change
+    #[arg(long)]
+    pub(crate) detailed_exitcode: bool,
     #[command(flatten)]
     pub(crate) waiting: Waiting,
     #[command(flatten)]

@@ -12,8 +12,10 @@ use hyper::header::HeaderValue;
 use proto::error::Code;
 use proto::error::Problem;
 use proto::ids::RunId;
+use proto::report::Action;
 use proto::report::Report;
 use proto::report::RunList;
+use proto::report::Status;
 use proto::report::Version;
 use proto::report::WhoAmI;
 use serde_json::Value;
@@ -21,8 +23,10 @@ use tokio::signal::unix::SignalKind;
 use tokio::signal::unix::signal;
 
 use crate::args::Command;
+use crate::args::Deploy;
 use crate::args::Key;
 use crate::args::List;
+use crate::args::Plan;
 use crate::args::Run;
 use crate::exit::Exit;
 use crate::expand::Environment;
@@ -36,6 +40,7 @@ use crate::patience;
 use crate::patience::Patience;
 use crate::progress::Progress;
 use crate::render;
+use crate::saved;
 use crate::wire::Agent;
 use crate::wire::Call;
 
@@ -66,19 +71,8 @@ enum Order {
 /// Runs a command, tells its answer and returns the exit code.
 pub(crate) async fn run(session: &mut Session<'_>, command: Command) -> Exit {
     let done = match command {
-        Command::Deploy(deploy) => {
-            let order = match (deploy.dry_run, deploy.detach) {
-                (true, _) => Order::Plan,
-                (false, true) => Order::Detached,
-                (false, false) => Order::Deploy,
-            };
-            let limit = deploy.waiting.timeout;
-            submit(session, order, &deploy.dir, &deploy.key, limit).await
-        }
-        Command::Plan(plan) => {
-            let limit = plan.waiting.timeout;
-            submit(session, Order::Plan, &plan.dir, &plan.key, limit).await
-        }
+        Command::Deploy(arguments) => deploy(session, &arguments).await,
+        Command::Plan(arguments) => plan(session, &arguments).await,
         Command::Status(Run { run }) => status(session, &run).await,
         Command::List(list) => list_runs(session, &list).await,
         Command::Log(log) => {
@@ -102,27 +96,101 @@ pub(crate) async fn run(session: &mut Session<'_>, command: Command) -> Exit {
     })
 }
 
-/// Packs, submits, and unless detached follows to the verdict.
-async fn submit(
-    session: &mut Session<'_>,
-    order: Order,
-    dir: &Path,
-    key: &Key,
-    limit: Duration,
-) -> Result<Exit, Problem> {
+async fn deploy(session: &mut Session<'_>, arguments: &Deploy) -> Result<Exit, Problem> {
+    let order = match (arguments.dry_run, arguments.detach) {
+        (true, _) => Order::Plan,
+        (false, true) => Order::Detached,
+        (false, false) => Order::Deploy,
+    };
+    let mut bundle = packed(session, &arguments.dir)?;
+    let bound = match &arguments.plan {
+        Some(file) => {
+            let plan = saved::read(file)?;
+            let bound = bundle.bind(saved::NAME, &plan);
+            bound.map_err(pack::PackError::problem)?;
+            Bound::ToPlan
+        }
+        None => Bound::ToNothing,
+    };
+    let submission = Submission {
+        path: path(order, bound),
+        archive: Bytes::from(bundle.archive),
+        key: idempotency_key(&arguments.key)?,
+    };
+    match submit(session, order, submission, arguments.waiting.timeout).await? {
+        Ended::Over(report) => Ok(tell_result(session.output, &report)),
+        Ended::Detached(accepted) => {
+            let text = format!("{}\n", accepted.value.id);
+            session.output.answer(&accepted.json, &text);
+            Ok(Exit::Done)
+        }
+    }
+}
+
+async fn plan(session: &mut Session<'_>, arguments: &Plan) -> Result<Exit, Problem> {
+    let bundle = packed(session, &arguments.dir)?;
+    let submission = Submission {
+        path: path(Order::Plan, Bound::ToNothing),
+        archive: Bytes::from(bundle.archive),
+        key: idempotency_key(&arguments.key)?,
+    };
+    let limit = arguments.waiting.timeout;
+    let Ended::Over(report) = submit(session, Order::Plan, submission, limit).await? else {
+        return Ok(Exit::Done);
+    };
+    let done = report.value.status == Status::Succeeded;
+    if let Some(file) = arguments.save.as_deref().filter(|_| done) {
+        saved::write(file, &report.json).map_err(|error| error.problem(file))?;
+        let text = format!("the plan is saved in {}", file.display());
+        session.output.notice(&text);
+    }
+    let exit = tell_result(session.output, &report);
+    let mut steps = report.value.steps.iter();
+    let changes = done && steps.any(|step| step.action != Action::Same);
+    Ok(if changes && arguments.detailed_exitcode {
+        Exit::Changes
+    } else {
+        exit
+    })
+}
+
+/// Packs a folder and tells what was packed.
+fn packed(session: &mut Session<'_>, dir: &Path) -> Result<pack::Bundle, Problem> {
     let bundle = pack::pack(dir, session.environment).map_err(pack::PackError::problem)?;
     for (name, size) in &bundle.files {
         let text = format!("packed {name} ({size} bytes)");
         session.output.progress(Progress::Detail(text));
     }
-    let submission = Submission {
-        path: match order {
-            Order::Deploy | Order::Detached => "/v1/deploys",
-            Order::Plan => "/v1/deploys?dry_run=true",
-        },
-        archive: Bytes::from(bundle.archive),
-        key: idempotency_key(key)?,
-    };
+    Ok(bundle)
+}
+
+/// Whether a bundle has the saved plan that the run has to keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Bound {
+    /// It has none.
+    ToNothing,
+    /// It has one, under [`saved::NAME`].
+    ToPlan,
+}
+
+const fn path(order: Order, bound: Bound) -> &'static str {
+    match (order, bound) {
+        (Order::Deploy | Order::Detached, Bound::ToNothing) => "/v1/deploys",
+        (Order::Deploy | Order::Detached, Bound::ToPlan) => {
+            "/v1/deploys?plan=.quaymaster-plan.json"
+        }
+        (Order::Plan, Bound::ToNothing) => "/v1/deploys?dry_run=true",
+        (Order::Plan, Bound::ToPlan) => "/v1/deploys?dry_run=true&plan=.quaymaster-plan.json",
+    }
+}
+
+/// Submits, and unless detached follows to the verdict.
+async fn submit(
+    session: &mut Session<'_>,
+    order: Order,
+    submission: Submission,
+    limit: Duration,
+) -> Result<Ended, Problem> {
     let started = OnceCell::new();
     let agent = session.agent;
     let output = &mut *session.output;
@@ -145,20 +213,7 @@ async fn submit(
         // Nothing is lost: the run belongs to the agent, and its id is told.
         () = interrupted() => Err(stopped(started.get())),
     };
-    match ended {
-        Ok(Ended::Over(report)) => {
-            session
-                .output
-                .answer(&report.json, &render::verdict(&report.value));
-            Ok(Exit::of_status(report.value.status))
-        }
-        Ok(Ended::Detached(accepted)) => {
-            let text = format!("{}\n", accepted.value.id);
-            session.output.answer(&accepted.json, &text);
-            Ok(Exit::Done)
-        }
-        Err(problem) => Err(with_run(problem, started.get())),
-    }
+    ended.map_err(|problem| with_run(problem, started.get()))
 }
 
 /// How a submission ended.

@@ -12,6 +12,8 @@ use proto::report::Status;
 pub(crate) enum Exit {
     /// Done.
     Done = 0,
+    /// The plan would change something, and the caller asked to be told by the exit code.
+    Changes = 2,
     /// The run failed; what was written stays.
     Failed = 10,
     /// The run failed and the previous revision is back.
@@ -36,13 +38,14 @@ pub(crate) enum Exit {
 pub(crate) const HELP: &str = "\
 Exit codes:
    0  done and verified
-   2  the command line is wrong
+   2  the command line is wrong; or 'plan --detailed-exitcode' found something to change
   10  failed; what was written stays
   11  failed; the previous revision was put back
   12  failed; putting the previous revision back failed too
   20  denied: no valid token, or no rule allows it
   21  invalid: quaymaster.yaml, a manifest, the bundle or the request
-  22  superseded: a newer run took over, or another run holds the app
+  22  not done: a newer pipeline came first, another run holds the app, or the world is not
+      as the saved plan says
   30  the agent cannot be reached or takes no requests
   31  still running when the client stopped waiting (--timeout or a signal)
   40  cancelled with 'quaymaster cancel'";

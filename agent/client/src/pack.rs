@@ -135,6 +135,20 @@ pub(crate) fn pack(dir: &Path, environment: &Environment) -> Result<Bundle, Pack
     })
 }
 
+impl Bundle {
+    /// Adds the saved plan that the deploy has to keep.
+    ///
+    /// # Errors
+    /// The whole is over the limit.
+    pub(crate) fn bind(&mut self, name: &str, plan: &[u8]) -> Result<(), PackError> {
+        let archive = std::mem::take(&mut self.archive);
+        let path = PathBuf::from(name);
+        self.archive = archive::append(archive, name, plan)
+            .map_err(|source| PackError::Read { path, source })?;
+        check_size("the bundle", self.archive.len() as u64, TOTAL_LIMIT)
+    }
+}
+
 /// Reads a file, at most one byte over the limit.
 fn read(path: &Path, name: &str, limit: u64) -> Result<Vec<u8>, PackError> {
     let mut content = Vec::new();

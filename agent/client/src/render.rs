@@ -6,19 +6,18 @@
 
 use proto::error::Place;
 use proto::error::Problem;
-use proto::report::Action;
 use proto::report::Cause;
-use proto::report::FieldChange;
 use proto::report::Mode;
 use proto::report::Report;
 use proto::report::RunList;
 use proto::report::Status;
-use proto::report::Step;
 use proto::report::WhoAmI;
+use proto::report::text::Line;
+use proto::report::text::lines;
 
 use crate::log::clean;
 
-/// Renders the verdict of a run whose log was just told; a plan stands in the log.
+/// Renders the verdict of a run.
 pub(crate) fn verdict(report: &Report) -> String {
     let mut out = String::new();
     for warning in &report.warnings {
@@ -31,7 +30,7 @@ pub(crate) fn verdict(report: &Report) -> String {
     out
 }
 
-/// Renders a run whose log was not told: a plan and the verdict.
+/// Renders a run: the plan of a dry run, and the verdict. A log that was just told leaves both out.
 pub(crate) fn result(report: &Report) -> String {
     let mut out = String::new();
     if report.mode == Mode::DryRun {
@@ -78,70 +77,8 @@ pub(crate) fn list(list: &RunList) -> String {
 }
 
 fn plan(report: &Report, out: &mut String) {
-    for step in &report.steps {
-        let Step {
-            object,
-            action,
-            reason,
-            keys,
-            fields,
-            notes,
-        } = step;
-        let line = format!("{:<8} {object}", word(*action));
-        text("  ", &joined(&line, reason), out);
-        for key in keys {
-            let line = format!("{:<8} {} from {}", word(key.action), key.key, key.source);
-            text("      ", &line, out);
-        }
-        for FieldChange {
-            field,
-            before,
-            after,
-        } in fields
-        {
-            let side = |value: &Option<String>| value.clone().unwrap_or("(nothing)".to_owned());
-            let line = format!("{field}: {} -> {}", side(before), side(after));
-            text("      ", &line, out);
-        }
-        for note in notes {
-            text("      note: ", note, out);
-        }
-    }
-    let count = |action| {
-        report
-            .steps
-            .iter()
-            .filter(|step| step.action == action)
-            .count()
-    };
-    if !report.steps.is_empty() {
-        let counted = [
-            (Action::Create, "to create"),
-            (Action::Change, "to change"),
-            (Action::Recreate, "to recreate"),
-            (Action::Delete, "to delete"),
-            (Action::Same, "the same"),
-            (Action::Unknown, "not known before the run"),
-        ];
-        let told: Vec<String> = counted
-            .into_iter()
-            .map(|(action, words)| (count(action), words))
-            .filter(|(number, _)| *number > 0)
-            .map(|(number, words)| format!("{number} {words}"))
-            .collect();
-        let line = format!("plan: {}; nothing was written", told.join(", "));
-        text("", &line, out);
-    }
-}
-
-const fn word(action: Action) -> &'static str {
-    match action {
-        Action::Create => "create",
-        Action::Change => "change",
-        Action::Same => "same",
-        Action::Unknown => "unknown",
-        Action::Delete => "delete",
-        Action::Recreate => "recreate",
+    for Line { text: told, .. } in lines(&report.steps) {
+        text("", &told, out);
     }
 }
 
@@ -261,14 +198,6 @@ pub(crate) fn whoami(who: &WhoAmI) -> String {
         text("  ", &line, &mut out);
     }
     out
-}
-
-fn joined(first: &str, second: &str) -> String {
-    if second.is_empty() {
-        first.to_owned()
-    } else {
-        format!("{first}: {second}")
-    }
 }
 
 /// Appends text line by line, without control characters; further lines are indented alike.

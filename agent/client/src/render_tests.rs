@@ -37,6 +37,7 @@ pub(crate) fn report(status: Status, message: &str) -> Report {
         revision: None,
         problem: None,
         steps: Vec::new(),
+        plan: None,
         causes: Vec::new(),
         warnings: Vec::new(),
     }
@@ -99,11 +100,10 @@ fn a_plan_lists_steps_and_keys_and_says_that_nothing_was_written() {
         notes: vec!["takes over the fields of kubectl".to_owned()],
     }];
     let expected = format!(
-        "  change   v1 Secret flask/flask-db: 1 key differs\n      \
-         change   api-key from kv/flask/app api_key version 7\n      \
-         .metadata.labels.a: (nothing) -> \"b\"\n      \
+        "  ~ change v1 Secret flask/flask-db: 1 key differs\n        \
+         + .metadata.labels.a: \"b\"\n        \
+         ~ api-key: changes, from kv/flask/app api_key version 7\n        \
          note: takes over the fields of kubectl\n\
-         plan: 1 to change; nothing was written\n\
          OK demo/flask/flask-demo: the plan is complete (run {RUN})\n"
     );
     assert_eq!(result(&report), expected);

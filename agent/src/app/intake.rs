@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use deploy::authorize;
 use deploy::authorize::Permit;
+use deploy::binding;
 use deploy::bundle;
 use deploy::engine;
 use deploy::engine::Tools;
@@ -78,13 +79,15 @@ impl Intake {
             body,
             packing,
             mode,
+            plan,
             decision,
         } = asked;
         let limits = self.limits;
         // Parsing is pure computing of up to a second: not on a worker that answers requests.
         let parsed = tokio::task::spawn_blocking(move || {
-            let bundle = bundle::unpack(&body, packing, &limits)?;
-            request::read(&bundle, mode)
+            let mut bundle = bundle::unpack(&body, packing, &limits)?;
+            let binding = binding::take(&mut bundle, plan.as_deref())?;
+            request::read(&bundle, mode).map(|request| Request { binding, ..request })
         });
         let lost = |_| Problem::new(Code::Internal, "the bundle could not be read");
         let request = parsed.await.map_err(lost)?.map_err(invalid)?;

@@ -35,6 +35,8 @@ pub struct Asked {
     pub packing: Packing,
     /// Whether it writes.
     pub mode: Mode,
+    /// The file of the bundle that holds the saved plan which the run has to keep.
+    pub plan: Option<String>,
     /// The id of the policy decision.
     pub decision: String,
 }

@@ -65,6 +65,7 @@ pub async fn submit(
     body: Incoming,
 ) -> Result<Answer, Refusal> {
     let mode = query.mode()?;
+    let plan = query.plan()?;
     let packing = packing(headers)?;
     let key = idempotency_key(headers)?;
     let identity = identify(site, headers).await?;
@@ -74,7 +75,7 @@ pub async fn submit(
         return Err(crate::runs::SubmitError::Draining.into());
     }
     let body = read(body, site.limits.bundle.total, site.limits.body_time).await?;
-    let digest: [u8; 32] = Sha256::digest(&body).into();
+    let digest = digest(&body, plan.as_deref());
     let owner = identity.principal.owner_key();
     if let Some(key) = &key
         && let Some(seen) = site.runs.seen(&owner, key, mode, digest).await?
@@ -89,6 +90,7 @@ pub async fn submit(
         body,
         packing,
         mode,
+        plan,
         decision,
     };
     let prepared = (site.brain.prepare)(asked).await?;
@@ -103,6 +105,17 @@ pub async fn submit(
         work: prepared.work,
     };
     Ok(accepted(site.runs.submit(submission).await?))
+}
+
+/// Makes the digest by which a request with the same key is known again: whether it is bound to a plan
+/// is as much of it as the body.
+fn digest(body: &[u8], plan: Option<&str>) -> [u8; 32] {
+    let mut hash = Sha256::new_with_prefix(body);
+    if let Some(plan) = plan {
+        hash.update(b"plan");
+        hash.update(plan);
+    }
+    hash.finalize().into()
 }
 
 fn accepted(submitted: Submitted) -> Answer {
@@ -133,6 +146,8 @@ pub async fn list(site: &Site, headers: &HeaderMap, query: &Query) -> Result<Ans
     let mut runs = site.runs.list(&owner, after, limit + 1).await?;
     let more = runs.len() > limit;
     runs.truncate(limit);
+    // A page of reports is for an overview; the saved form of a plan is in its own report.
+    runs.iter_mut().for_each(|report| report.plan = None);
     let next = runs.last().filter(|_| more).map(|report| report.id.clone());
     Ok(json(StatusCode::OK, &RunList { runs, next }))
 }

@@ -16,6 +16,8 @@ use crate::config::duration;
 const MAX_WAIT: Duration = Duration::from_secs(3_600);
 /// The longest page of runs.
 const MAX_LIMIT: usize = 100;
+/// The longest path in a bundle.
+const MAX_PATH: usize = 240;
 /// The page of runs unless asked otherwise.
 const DEFAULT_LIMIT: usize = 20;
 
@@ -79,6 +81,24 @@ impl Query {
             Some("true") => Ok(Mode::DryRun),
             Some(_) => Err(expected("dry_run", "`true` or `false`")),
         }
+    }
+
+    /// Reads `plan`: a file of the bundle.
+    ///
+    /// # Errors
+    /// Empty, or with characters that would have to be encoded.
+    pub fn plan(&self) -> Result<Option<String>, Refusal> {
+        let Some(text) = self.value("plan") else {
+            return Ok(None);
+        };
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/".contains(&byte);
+        if text.is_empty() || text.len() > MAX_PATH || !text.bytes().all(plain) {
+            return Err(expected(
+                "plan",
+                "the path of a file of the bundle, of letters, digits and `._-/`",
+            ));
+        }
+        Ok(Some(text.to_owned()))
     }
 
     /// Reads `since`.
@@ -181,6 +201,16 @@ mod tests {
             "dry_run=%74rue",
         ] {
             assert_eq!(mode(raw), Err(400), "{raw}");
+        }
+    }
+
+    #[test]
+    fn a_plan_is_a_plain_path() {
+        let plan = |raw| parse(raw, &["plan"])?.plan().map_err(|r| r.problem.status);
+        assert_eq!(plan(""), Ok(None));
+        assert_eq!(plan("plan=a/.b-c.json"), Ok(Some("a/.b-c.json".to_owned())));
+        for raw in ["plan", "plan=", "plan=a%2fb", "plan=a+b"] {
+            assert_eq!(plan(raw), Err(400), "{raw}");
         }
     }
 

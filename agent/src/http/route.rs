@@ -157,7 +157,7 @@ impl Endpoint {
     #[must_use]
     pub const fn parameters(&self) -> &'static [&'static str] {
         match self {
-            Self::Submit => &["dry_run"],
+            Self::Submit => &["dry_run", "plan"],
             Self::List => &["limit", "after"],
             Self::Events(_) => &["since"],
             Self::Outcome(_) => &["wait"],

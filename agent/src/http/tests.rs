@@ -217,6 +217,7 @@ fn report(run: &RunTools, mode: Mode, status: Status) -> Report {
         revision: None,
         problem: None,
         steps: Vec::new(),
+        plan: None,
         causes: Vec::new(),
         warnings: Vec::new(),
     }

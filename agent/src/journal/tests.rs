@@ -24,6 +24,7 @@ fn report(id: u128, mode: Mode) -> Report {
         revision: None,
         problem: None,
         steps: Vec::new(),
+        plan: None,
         causes: Vec::new(),
         warnings: Vec::new(),
     }

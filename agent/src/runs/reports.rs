@@ -27,6 +27,7 @@ pub(super) fn beginning(id: &RunId, submission: &Submission, now: Timestamp) -> 
         revision: None,
         problem: None,
         steps: Vec::new(),
+        plan: None,
         causes: Vec::new(),
         warnings: Vec::new(),
     }

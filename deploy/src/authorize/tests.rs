@@ -147,6 +147,7 @@ fn request(secrets: Vec<SecretSpec>, objects: Vec<Object>) -> Request {
         },
         objects,
         source: crate::request::Source::Manifests,
+        binding: Binding::default(),
         notes: Vec::new(),
     }
 }

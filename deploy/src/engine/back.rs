@@ -13,6 +13,7 @@ use proto::report::Status;
 use serde_json::Value;
 use tokio::time::Instant;
 
+use super::Told;
 use super::Tools;
 use super::book::App;
 use super::course::Course;
@@ -254,7 +255,16 @@ async fn restore(
         .map_err(|error| report::of_check(&error))?;
     let keep: BTreeSet<ObjectId> = wanted.iter().map(|(id, _)| id.clone()).collect();
     tools.log.end_stage(Stage::Apply);
-    let earlier = make_plan(permit, wanted, None, &place.set_id(), tools, patience).await?;
+    let earlier = make_plan(
+        permit,
+        wanted,
+        None,
+        &place.set_id(),
+        tools,
+        patience,
+        &mut Told::default(),
+    )
+    .await?;
     tools.log.start(Stage::Apply, "write");
     let writing = Patience {
         stop: &reins.writing,

@@ -10,6 +10,7 @@ use proto::report::Mode;
 use proto::report::Report;
 use proto::report::Status;
 use proto::report::Step;
+use proto::report::text;
 
 use super::Told;
 use super::Tools;
@@ -36,6 +37,7 @@ pub(super) fn first_report(permit: &Permit, tools: &Tools<'_>) -> Report {
         revision: None,
         problem: None,
         steps: Vec::new(),
+        plan: None,
         causes: Vec::new(),
         warnings: Vec::new(),
     }
@@ -49,6 +51,7 @@ pub(super) fn finish(
     tools: &Tools<'_>,
 ) -> Report {
     report.steps = told.steps;
+    report.plan = told.plan;
     report.revision = told.revision;
     report.finished = Some(stamp(tools));
     report.status = verdict.status;
@@ -136,57 +139,17 @@ pub(super) fn left(plan: &Plan, leftovers: &[Leftover]) -> Vec<String> {
         .collect()
 }
 
+/// Tells what is about to be done. The plan of a dry run is told as its result, see [`tell`].
 pub(super) fn tell_plan(steps: &[Step], log: &RunLog) {
-    for step in steps {
-        let word = match step.action {
-            Action::Create => "create",
-            Action::Change => "change",
-            Action::Same => "same",
-            Action::Unknown => "not known before",
-            Action::Delete => "delete",
-            Action::Recreate => "recreate",
-        };
-        let mut line = format!("{word}: {} ({})", step.object, step.reason);
-        for key in &step.keys {
-            let word = match key.action {
-                Action::Create => "new",
-                Action::Change => "changes",
-                Action::Same => "same",
-                Action::Unknown => "set anew",
-                Action::Delete | Action::Recreate => "goes",
-            };
-            line.push_str(&format!("\n    {}: {word}, from {}", key.key, key.source));
-        }
-        for note in &step.notes {
-            line.push_str(&format!("\n    {note}"));
-        }
-        log.info(line);
+    for line in text::lines(steps) {
+        log.info(line.text);
     }
 }
 
-pub(super) fn summary(steps: &[Step]) -> String {
-    let count = |action| steps.iter().filter(|step| step.action == action).count();
-    let mut text = format!(
-        "plan: {} to create, {} to change, {} the same",
-        count(Action::Create),
-        count(Action::Change),
-        count(Action::Same)
-    );
-    for (action, words) in [
-        (Action::Recreate, "to recreate"),
-        (Action::Delete, "to delete"),
-        (Action::Unknown, "not known before the run"),
-    ] {
-        match count(action) {
-            0 => {}
-            some => text.push_str(&format!(", {some} {words}")),
-        }
-    }
-    text
-}
-
-pub(super) fn tell(verdict: &Verdict, log: &RunLog) {
+/// Tells the verdict; `planned` are the steps of a dry run.
+pub(super) fn tell(verdict: &Verdict, planned: &[Step], log: &RunLog) {
     log.start(Stage::Report, "verdict");
+    tell_plan(planned, log);
     verdict
         .warnings
         .iter()
