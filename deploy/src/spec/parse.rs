@@ -154,14 +154,14 @@ fn rollout(fields: &Fields<'_>, errors: &mut Errors) -> Rollout {
         return read;
     };
     if let Some(spot) = rollout.take("on_failure") {
-        match spot.text(errors).as_deref() {
+        match spot.text(errors) {
             Some("rollback") => read.on_failure = OnFailure::Rollback,
             Some("keep") | None => {}
             Some(_) => errors.at(&spot, "expected keep or rollback"),
         }
     }
     if let Some(spot) = rollout.take("when_locked") {
-        match spot.text(errors).as_deref() {
+        match spot.text(errors) {
             Some("fail") => read.when_locked = WhenLocked::Fail,
             Some("wait") | None => {}
             Some(_) => errors.at(&spot, "expected wait or fail"),
