@@ -15,6 +15,7 @@
 
 pub mod class;
 pub mod object;
+pub mod field;
 mod kinds;
 pub mod principal;
 pub mod secret;
@@ -27,6 +28,7 @@ pub mod bundle;
 pub mod image;
 pub mod template;
 pub mod spec;
+pub mod options;
 pub mod manifest;
 pub mod request;
 pub mod policy;

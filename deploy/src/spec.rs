@@ -134,6 +134,14 @@ pub fn parse(file: &[u8]) -> Result<Spec, InputError> {
     parse::spec(&root)
 }
 
+/// Reads `90s`, `10m`, `1h30m`.
+///
+/// # Errors
+/// Says what is expected.
+pub(crate) fn duration(text: &str) -> Result<Duration, &'static str> {
+    parse::duration(text)
+}
+
 /// Makes an error about the image `name` of a spec that was read from `file`.
 pub(crate) fn image_error(file: &[u8], name: &str, message: &str) -> Place {
     let root = core::document(file).ok();

@@ -6,7 +6,11 @@ use serde_json::Map;
 use serde_json::Value;
 
 use super::object::Findings;
+use crate::options;
 use crate::yaml::shown;
+
+/// Where the options of an object are.
+const OPTIONS: &str = "metadata.annotations";
 
 /// `v1`, `apps/v1`.
 pub(super) fn is_api_version(text: &str) -> bool {
@@ -99,8 +103,13 @@ fn marks(metadata: &Map<String, Value>, path: &str, findings: &mut Findings<'_>)
             continue;
         };
         let path = format!("{path}.{field}");
+        if path == OPTIONS {
+            for flaw in options::read(marks).1 {
+                findings.at(&path, format!("{} {}", shown(&flaw.name), flaw.problem));
+            }
+        }
         for (name, value) in marks {
-            if let Some(problem) = reserved(name) {
+            if let Some(problem) = reserved(name, &path) {
                 findings.at(&path, format!("{} {problem}", shown(name)));
             }
             let text_there = value.is_string();
@@ -115,10 +124,11 @@ fn marks(metadata: &Map<String, Value>, path: &str, findings: &mut Findings<'_>)
     }
 }
 
-fn reserved(name: &str) -> Option<&'static str> {
+fn reserved(name: &str, path: &str) -> Option<&'static str> {
     let (domain, _) = name.split_once('/')?;
     if domain == "applyset.kubernetes.io" || domain.ends_with(".quaymaster.dev") {
         return Some("is written by the agent alone; leave it out");
     }
-    (domain == "quaymaster.dev").then_some("is not an option that this version knows")
+    (domain == "quaymaster.dev" && path != OPTIONS)
+        .then_some("is an option of a whole object; put it into the object's own annotations")
 }

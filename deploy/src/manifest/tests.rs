@@ -224,6 +224,27 @@ fn names_of_ours_are_refused_on_objects_and_templates() {
 }
 
 #[test]
+fn options_stand_in_the_annotations_of_the_object() {
+    let with = |field: &str, value: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: a, {field}: {{quaymaster.dev/wait: {value}}}}}\n"
+        )
+    };
+    assert!(one(&with("annotations", "skip")).is_ok());
+    assert_eq!(wrong(&with("labels", "skip")), ["metadata.labels"]);
+    assert_eq!(
+        wrong(&with("annotations", "never")),
+        ["metadata.annotations"]
+    );
+    assert_eq!(
+        wrong(&with("annotations", "true")),
+        ["metadata.annotations"]
+    );
+    let error = one(&with("annotations", "never")).expect_err("no such value");
+    assert!(error.places[0].message.starts_with("'quaymaster.dev/wait'"));
+}
+
+#[test]
 fn labels_and_annotations_are_text() {
     for value in ["1", "on", "1.0", "~", "[a]"] {
         let text =

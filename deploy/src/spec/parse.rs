@@ -188,7 +188,7 @@ fn rollout(fields: &Fields<'_>, errors: &mut Errors) -> Rollout {
 }
 
 /// Reads `90s`, `10m`, `1h30m`: hours, minutes and seconds in this order, each at most once.
-fn duration(text: &str) -> Result<Duration, &'static str> {
+pub(super) fn duration(text: &str) -> Result<Duration, &'static str> {
     const SHAPE: &str = "expected a duration such as 90s, 10m or 1h30m";
     let mut rest = text;
     let mut seconds = 0_u64;
