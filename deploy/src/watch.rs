@@ -32,8 +32,8 @@ use progress::Progress;
 use state::State;
 use verdict::Verdict;
 
-/// Changes within this time are judged together: a rollout of many pods changes hundreds of times a
-/// second, and nobody notices a tenth of a second.
+/// Two looks are at least so far apart: a rollout of many pods changes hundreds of times a second, and
+/// nobody notices a tenth of a second. The first change after a quiet time is judged at once.
 const COALESCE: Duration = Duration::from_millis(100);
 
 /// Time alone can make a cause final, so we look at least this often.
@@ -117,20 +117,22 @@ impl Look<'_> {
     ) -> Outcome {
         let mut progress = Progress::new(Instant::now());
         let mut judge_at = Instant::now();
+        let mut judged = judge_at;
         loop {
             match self.wait(&mut observations, judge_at).await {
                 Woken::Stopped => return Outcome::Stopped,
                 Woken::Deadline => return self.timed_out(&mut state, observations).await,
                 Woken::Observed(first) => {
                     self.take(&mut state, &mut observations, first);
-                    judge_at = judge_at.min(Instant::now() + COALESCE);
+                    judge_at = judge_at.min(judged + COALESCE);
                     continue;
                 }
                 Woken::Ended => observations = futures::stream::pending().boxed(),
                 Woken::Time => {}
             }
-            let view = state.judge(Instant::now());
-            progress.tell(&view, self.log, Instant::now());
+            judged = Instant::now();
+            let view = state.judge(judged);
+            progress.tell(&view, self.log, judged);
             match state.verdict(&view) {
                 Verdict::Wait => {}
                 Verdict::Ready(warnings) => return Outcome::Ready { warnings },
@@ -139,7 +141,7 @@ impl Look<'_> {
                     return Outcome::Failed { causes };
                 }
             }
-            judge_at = Instant::now() + TICK;
+            judge_at = judged + TICK;
         }
     }
 

@@ -5,7 +5,10 @@
 //! 100 objects. Everything is measured on release builds; numbers are printed, never asserted.
 #![expect(clippy::print_stdout, reason = "this program prints measurements")]
 
+mod judge;
+
 use std::path::Path;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -39,26 +42,33 @@ enum What {
     Secret,
     /// Memory during a deploy of 100 objects.
     Deploy,
+    /// Whether one folder of manifests becomes ready; measures nothing, see its file.
+    Judge(judge::Judge),
     /// All of them.
     All,
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<()> {
+async fn main() -> Result<ExitCode> {
     let cli = Cli::parse();
+    if let What::Judge(options) = cli.what {
+        return judge::judge(options).await;
+    }
     let programs = agent::build_release().await?;
     match cli.what {
-        What::Start => start(&programs).await,
-        What::Rest => rest(&programs).await,
-        What::Secret => secret(&programs).await,
-        What::Deploy => deploy(&programs).await,
+        What::Judge(_) => {}
+        What::Start => start(&programs).await?,
+        What::Rest => rest(&programs).await?,
+        What::Secret => secret(&programs).await?,
+        What::Deploy => deploy(&programs).await?,
         What::All => {
             start(&programs).await?;
             rest(&programs).await?;
             secret(&programs).await?;
-            deploy(&programs).await
+            deploy(&programs).await?;
         }
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn world(name: &str, programs: &agent::Programs) -> Result<World> {

@@ -23,10 +23,14 @@ pub(super) fn is_api_version(text: &str) -> bool {
         && !version.contains('.')
 }
 
-/// A word of letters and digits that starts with a capital.
-pub(super) fn is_kind(text: &str) -> bool {
+/// A word of letters and digits that starts with a capital; a few add-ons (groups with a dot) have
+/// kinds that do not.
+pub(super) fn is_kind(text: &str, api_version: &str) -> bool {
+    let first = |letter: char| {
+        letter.is_ascii_uppercase() || (letter.is_ascii_lowercase() && api_version.contains('.'))
+    };
     text.len() <= 63
-        && text.starts_with(|letter: char| letter.is_ascii_uppercase())
+        && text.starts_with(first)
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 

@@ -123,7 +123,7 @@ fn identity(body: &mut Map<String, Value>, findings: &mut Findings<'_>) -> Optio
         fits
     });
     let kind = text(body.get("kind"), "kind", findings).filter(|text| {
-        let fits = names::is_kind(text);
+        let fits = names::is_kind(text, api_version.as_deref().unwrap_or_default());
         if !fits {
             findings.at("kind", "expected a kind such as Deployment");
         }

@@ -174,8 +174,10 @@ impl KindPattern {
         if group.contains('*') || kind.contains('*') {
             return Err("has a wildcard; every kind is named".to_owned());
         }
-        let shape = kind.starts_with(|c: char| c.is_ascii_uppercase())
-            && kind.chars().all(|c| c.is_ascii_alphanumeric());
+        // A few add-ons have kinds without a capital, such as acid.zalan.do/postgresql.
+        let first =
+            |c: char| c.is_ascii_uppercase() || (c.is_ascii_lowercase() && group.contains('.'));
+        let shape = kind.starts_with(first) && kind.chars().all(|c| c.is_ascii_alphanumeric());
         if !shape {
             return Err("is no kind; expected a word such as Deployment".to_owned());
         }
@@ -303,6 +305,8 @@ mod tests {
         assert!(parse("v1/Secret:flask-*").matches(&secret, "flask-db"));
         assert!(!parse("v1/Secret:flask-*").matches(&secret, "other"));
         assert_eq!(parse("Service"), parse("v1/Service"));
+        let postgres = Gvk::new("acid.zalan.do/v1", "postgresql");
+        assert!(parse("acid.zalan.do/postgresql").matches(&postgres, "db"));
         for bad in [
             "",
             "*",

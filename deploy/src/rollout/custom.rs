@@ -1,8 +1,9 @@
 //! Readiness of kinds that Kubernetes itself does not know, by the conventions of conditions.
 //!
 //! Called by [`super::standing`] after identity and observed generation were checked. Only
-//! `Stalled=True` is a failure: a controller that reports `Ready=False` usually goes on trying. What
-//! follows no convention counts as ready, since nothing would ever say more.
+//! `Stalled=True` and the bad end of a kind that runs once are failures: a controller that reports
+//! `Ready=False` usually goes on trying. What follows no convention counts as ready, since nothing
+//! would ever say more.
 
 use serde_json::Value;
 
@@ -121,6 +122,9 @@ pub(super) fn by_conditions(gvk: &Gvk, live: &Value, generation: i64) -> Standin
         && text(stalled, &["status"]) == "True"
     {
         return failed(because(stalled));
+    }
+    if let Some(why) = known::bad_end(gvk, live) {
+        return failed(why);
     }
     if let Some(stale) = stale_condition(live, generation) {
         return pending(format!(

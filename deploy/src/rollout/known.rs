@@ -1,10 +1,12 @@
 //! Kinds of well-known add-ons that say how they stand in fields of their own.
 //!
-//! Used by [`super::custom`] before the conventions of conditions. Only what those would get wrong is
-//! here, and a rule only ever holds back: it says why the object is not ready yet.
+//! Used by [`super::custom`] beside the conventions of conditions. Only what those would get wrong is
+//! here. Nearly every rule only holds back: it says why the object is not ready yet. Kinds that run
+//! once, to an end, can fail for good: nobody starts them again.
 
 use serde_json::Value;
 
+use super::because;
 use super::condition;
 use super::flag;
 use crate::object::Gvk;
@@ -30,6 +32,25 @@ pub(super) fn reservation(gvk: &Gvk, live: &Value) -> Option<String> {
         ("keda.sh", "ScaledObject") => condition(live, "Ready")
             .is_none()
             .then(|| "its controller has not called it ready yet".to_owned()),
+        _ => None,
+    }
+}
+
+/// Says why an object that runs once has ended badly.
+pub(super) fn bad_end(gvk: &Gvk, live: &Value) -> Option<String> {
+    match (gvk.group.as_str(), gvk.kind.as_str()) {
+        ("argoproj.io", "Workflow" | "AnalysisRun") => {
+            let phase = text(live, &["status", "phase"]);
+            let message = text(live, &["status", "message"]);
+            let colon = if message.is_empty() { "" } else { ": " };
+            matches!(phase, "Failed" | "Error")
+                .then(|| format!("ended in phase {phase}{colon}{message}"))
+        }
+        ("tekton.dev", "TaskRun" | "PipelineRun" | "Run" | "CustomRun") => {
+            condition(live, "Succeeded")
+                .filter(|found| text(found, &["status"]) == "False")
+                .map(because)
+        }
         _ => None,
     }
 }

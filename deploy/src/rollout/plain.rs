@@ -133,9 +133,19 @@ pub(super) fn api_service(live: &Value) -> Standing {
     pending(condition(live, "Available").map_or_else(|| "is not available yet".to_owned(), because))
 }
 
+/// Where the API server keeps the conditions of an autoscaler for readers of `autoscaling/v1`.
+const OLD_CONDITIONS: &str = "autoscaling.alpha.kubernetes.io/conditions";
+
 /// An autoscaler that cannot scale at the moment does not make a deploy wrong, but it is not ready.
 pub(super) fn autoscaler(live: &Value) -> Standing {
-    let conditions = list(live, &["status", "conditions"]);
+    let old: Vec<Value> = at(live, &["metadata", "annotations", OLD_CONDITIONS])
+        .and_then(Value::as_str)
+        .and_then(|text| serde_json::from_str(text).ok())
+        .unwrap_or_default();
+    let conditions = match list(live, &["status", "conditions"]) {
+        [] => old.as_slice(),
+        conditions => conditions,
+    };
     if conditions.is_empty() {
         return if at(live, &["status", "currentReplicas"]).is_some() {
             Standing::Ready
@@ -143,13 +153,10 @@ pub(super) fn autoscaler(live: &Value) -> Standing {
             pending("its controller has not seen it yet")
         };
     }
-    for kind in ["AbleToScale", "ScalingActive"] {
-        if let Some(found) = condition(live, kind)
+    let refusal = conditions.iter().find(|found| {
+        matches!(text(found, &["type"]), "AbleToScale" | "ScalingActive")
             && text(found, &["status"]) == "False"
             && text(found, &["reason"]) != "ScalingDisabled"
-        {
-            return pending(because(found));
-        }
-    }
-    Standing::Ready
+    });
+    refusal.map_or(Standing::Ready, |found| pending(because(found)))
 }

@@ -374,3 +374,35 @@ fn a_custom_kind_without_conditions_is_read_by_its_phase() {
     assert!(is_pending(&custom(json!({"readyToUse": false}))));
     assert_eq!(custom(json!({"phase": "Quux"})), Standing::Ready);
 }
+
+#[test]
+fn a_kind_that_runs_once_has_failed_when_it_ended_badly() {
+    let workflow = |phase: &str| {
+        let status = json!({"phase": phase, "message": "step 2"});
+        judge("argoproj.io/v1alpha1", "Workflow", json!({}), status)
+    };
+    assert!(is_pending(&workflow("Running")));
+    assert_eq!(workflow("Succeeded"), Standing::Ready);
+    let why = "ended in phase Failed: step 2".to_owned();
+    assert_eq!(workflow("Failed"), Standing::Failed(why));
+    let pipeline = judge(
+        "tekton.dev/v1",
+        "PipelineRun",
+        json!({}),
+        says("Succeeded", "False"),
+    );
+    assert_eq!(pipeline, Standing::Failed("Because".to_owned()));
+}
+
+#[test]
+fn the_conditions_of_an_old_autoscaler_are_read_from_its_annotation() {
+    let mut scaler = live(2, json!({}), json!({"currentReplicas": 1}));
+    let applied = applied("autoscaling/v1", "HorizontalPodAutoscaler", 2);
+    assert_eq!(standing(&applied, Some(&scaler)), Standing::Ready);
+    scaler["metadata"]["annotations"] = json!({
+        "autoscaling.alpha.kubernetes.io/conditions":
+            r#"[{"type":"ScalingActive","status":"False","reason":"FailedGetResourceMetric"}]"#,
+    });
+    let expected = Standing::Pending("FailedGetResourceMetric".to_owned());
+    assert_eq!(standing(&applied, Some(&scaler)), expected);
+}
