@@ -16,6 +16,7 @@ use crate::bundle::Bundle;
 use crate::bundle::InputError;
 use crate::object::Object;
 use crate::object::Origin;
+use crate::spec::Duplicates;
 use crate::spec::SPEC_FILE;
 use crate::yaml::Flaw;
 use crate::yaml::FlawKind;
@@ -24,6 +25,7 @@ use crate::yaml::legacy::Form;
 use crate::yaml::tree::Budget;
 use crate::yaml::tree::Node;
 
+mod foreign;
 mod names;
 mod object;
 mod sane;
@@ -46,8 +48,15 @@ pub struct Manifests {
 ///
 /// # Errors
 /// [`proto::error::Code::ManifestInvalid`] or `TooLarge` with file, line and what is wrong.
-pub fn read(bundle: &Bundle, paths: &[String]) -> Result<Manifests, InputError> {
-    let mut reader = Reader::default();
+pub fn read(
+    bundle: &Bundle,
+    paths: &[String],
+    duplicates: Duplicates,
+) -> Result<Manifests, InputError> {
+    let mut reader = Reader {
+        duplicates,
+        ..Reader::default()
+    };
     let files = reader.files(bundle, paths);
     for file in files {
         let content = bundle.files.get(&file).map(Vec::as_slice);
@@ -78,6 +87,7 @@ struct Reader {
     read: Manifests,
     places: Vec<Place>,
     budget: Budget,
+    duplicates: Duplicates,
     /// Where each identity is among the objects.
     known: BTreeMap<Identity, usize>,
 }
@@ -111,7 +121,7 @@ impl Reader {
         };
         let nodes = match legacy::documents(content, form, &mut self.budget) {
             Ok(nodes) => nodes,
-            Err(flaw) => return self.flaw(flaw, file),
+            Err(flaw) => return self.flaw(foreign::explained(flaw, content), file),
         };
         for node in &nodes {
             let value = match legacy::value(node) {
@@ -169,6 +179,10 @@ impl Reader {
             file: file.to_owned(),
             line,
         };
+        if let Some(message) = foreign::what(file, &value) {
+            self.places.push(object::place(&origin, None, message));
+            return Ok(());
+        }
         let checked = match object::object(value, origin) {
             Ok(checked) => checked,
             Err(error) if error.code == Code::TooLarge => return Err(error),
@@ -199,20 +213,29 @@ impl Reader {
                 self.read.objects.push(object);
             }
             Entry::Occupied(entry) => {
-                let Some(first) = self.read.objects.get(*entry.get()) else {
+                let Some(first) = self.read.objects.get_mut(*entry.get()) else {
                     return Ok(()); // The map holds positions of kept objects only.
                 };
                 let (here, there) = (&object.origin, &first.origin);
                 if first.body == object.body {
-                    self.read
-                        .notes
-                        .push(format!("{id} at {here} repeats {there} and counts once"));
-                } else {
-                    let message = format!(
-                        "another object of this kind, namespace and name, with other content, is \
-                         at {there}"
-                    );
-                    self.places.push(object::place(here, None, message));
+                    let note = format!("{id} at {here} repeats {there} and counts once");
+                    self.read.notes.push(note);
+                    return Ok(());
+                }
+                match self.duplicates {
+                    Duplicates::Refuse => {
+                        let message = format!(
+                            "another object of this kind, namespace and name, with other content, \
+                             is at {there}; keep one, or let the later one count with \
+                             `duplicates: last` in {SPEC_FILE}"
+                        );
+                        self.places.push(object::place(here, None, message));
+                    }
+                    Duplicates::Last => {
+                        let note = format!("{id} at {here} counts instead of the one at {there}");
+                        self.read.notes.push(note);
+                        *first = object;
+                    }
                 }
             }
         }

@@ -55,7 +55,7 @@ pub fn read(bundle: &Bundle, mode: Mode) -> Result<Request, InputError> {
         ));
     };
     let spec = spec::parse(file)?;
-    let mut manifests = manifest::read(bundle, &spec.manifests)?;
+    let mut manifests = manifest::read(bundle, &spec.manifests, spec.duplicates)?;
     let unused = image::substitute(&mut manifests.objects, &spec.images);
     if !unused.is_empty() {
         let message = "no container of the manifests has an image of this name; correct the name, \

@@ -21,6 +21,7 @@ use crate::yaml::core;
 mod fields;
 mod parse;
 mod secrets;
+mod variables;
 
 /// The name of the spec's file inside a bundle.
 pub const SPEC_FILE: &str = bundle::SPEC_FILE;
@@ -45,6 +46,8 @@ pub struct Spec {
     pub secrets: Vec<SecretSpec>,
     /// Files and folders of the bundle to apply, in the order of the file.
     pub manifests: Vec<String>,
+    /// What two different objects of one identity in the manifests mean.
+    pub duplicates: Duplicates,
     /// Images by the name that manifests use.
     pub images: BTreeMap<String, ImageRef>,
     /// How the rollout is judged.
@@ -113,6 +116,16 @@ impl Default for Rollout {
     }
 }
 
+/// What two different objects of one identity in the manifests mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Duplicates {
+    /// A mistake.
+    #[default]
+    Refuse,
+    /// The later one counts, as kubectl's writes would end.
+    Last,
+}
+
 /// What happens to an app whose rollout failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnFailure {
@@ -138,7 +151,7 @@ pub enum WhenLocked {
 pub fn parse(file: &[u8]) -> Result<Spec, InputError> {
     let root = core::document(file)
         .map_err(|flaw| InputError::one(proto::error::Code::SpecInvalid, flaw.place(SPEC_FILE)))?;
-    parse::spec(&root)
+    parse::spec(root)
 }
 
 /// Reads `90s`, `10m`, `1h30m`.

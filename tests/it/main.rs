@@ -14,6 +14,7 @@ mod history;
 mod leaks;
 mod lifecycle;
 mod locks;
+mod manifests;
 mod plans;
 mod refusals;
 mod samples;

@@ -3,7 +3,8 @@
 //! Called by `pack` before the spec is packed. Works on the source text, not on a tree, so that
 //! every line stays where it was and the agent's messages name the caller's own lines. The result
 //! is read again and compared: a value can never add or change a key, an item or another value.
-//! Keys and comments are left alone. No message ever shows a value.
+//! Keys and comments are left alone. A literal `${` is written `$${`, in the source and in what is
+//! sent: the agent, which refuses every `${NAME}`, reads `$${` as `${`. No message ever shows a value.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +22,7 @@ pub(crate) type Environment = BTreeMap<String, String>;
 /// One piece of a text.
 #[derive(Debug, PartialEq, Eq)]
 enum Piece<'a> {
-    /// Text that stays; `$${` has become `${`.
+    /// Text that stays, `$${` too.
     Text(&'a str),
     /// `${NAME}` at this byte offset.
     Variable { at: usize, name: &'a str },
@@ -34,6 +35,9 @@ enum Piece<'a> {
 /// # Errors
 /// Every place where a variable is unset, is not a name, or cannot be put in.
 pub(crate) fn expand(source: &str, environment: &Environment) -> Result<String, Vec<Place>> {
+    // A value that holds "${" is meant as it is, so it is written as a literal too.
+    let literal = |(name, value): (&String, &String)| (name.clone(), value.replace("${", "$${"));
+    let environment = &environment.iter().map(literal).collect();
     let before = yaml::scalars(source).map_err(|place| vec![place])?;
     let mut result = String::with_capacity(source.len());
     let mut places = Vec::new();
@@ -69,9 +73,8 @@ fn pieces(text: &str) -> Vec<Piece<'_>> {
     let mut rest = 0;
     while let Some(dollar) = text[rest..].find("${").map(|at| at + rest) {
         if text[..dollar].ends_with('$') && dollar > rest {
-            // "$${": the first dollar goes, "${" stays.
-            found.push(Piece::Text(&text[rest..dollar - 1]));
-            found.push(Piece::Text(&text[dollar..dollar + 2]));
+            // "$${" stays: the agent reads it as "${".
+            found.push(Piece::Text(&text[rest..dollar + 2]));
             rest = dollar + 2;
             continue;
         }

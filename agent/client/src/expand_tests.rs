@@ -96,15 +96,15 @@ fn a_block_text_refuses_what_it_cannot_hold() {
 }
 
 #[test]
-fn a_doubled_dollar_is_a_literal() {
-    assert_eq!(expanded("a: $${X}\n", "1"), "a: \"${X}\"\n");
-    assert_eq!(expanded("a: '$${X} ${X}'\n", "1"), "a: '${X} 1'\n");
+fn a_doubled_dollar_is_a_literal_and_stays_so() {
+    assert_eq!(expanded("a: $${X}\n", "1"), "a: \"$${X}\"\n");
+    assert_eq!(expanded("a: '$${X} ${X}'\n", "1"), "a: '$${X} 1'\n");
     assert_eq!(expanded("a: $X $ $(X) $$\n", "1"), "a: $X $ $(X) $$\n");
 }
 
 #[test]
 fn values_are_not_expanded_again() {
-    assert_eq!(expanded("a: '${X}'\n", "${X}"), "a: '${X}'\n");
+    assert_eq!(expanded("a: '${X}'\n", "${X}"), "a: '$${X}'\n");
 }
 
 #[test]

@@ -103,9 +103,11 @@ pub(crate) fn pack(dir: &Path, environment: &Environment) -> Result<Bundle, Pack
     let scalars = yaml::scalars(&spec).map_err(|place| PackError::Spec(vec![place]))?;
     let mut paths: BTreeMap<String, PathBuf> = BTreeMap::new();
     for entry in yaml::manifests(&scalars) {
-        let found = walk::files(&root, &entry.value).map_err(|source| PackError::Manifest {
-            place: yaml::place(&spec, entry.start, String::new()),
-            source,
+        let found = walk::files(&root, &entry.value.replace("$${", "${")).map_err(|source| {
+            PackError::Manifest {
+                place: yaml::place(&spec, entry.start, String::new()),
+                source,
+            }
         })?;
         paths.extend(found);
     }

@@ -142,6 +142,7 @@ fn request(secrets: Vec<SecretSpec>, objects: Vec<Object>) -> Request {
             namespace: None,
             secrets,
             manifests: Vec::new(),
+            duplicates: crate::spec::Duplicates::Refuse,
             images: BTreeMap::new(),
             rollout: Rollout::default(),
         },

@@ -14,7 +14,7 @@ fn bundle(files: &[(&str, &str)]) -> Bundle {
 }
 
 fn all(files: &[(&str, &str)]) -> Result<Manifests, InputError> {
-    read(&bundle(files), &[".".to_owned()])
+    read(&bundle(files), &[".".to_owned()], Duplicates::Refuse)
 }
 
 fn one(text: &str) -> Result<Manifests, InputError> {
@@ -65,7 +65,7 @@ fn folders_are_read_recursively_in_order_without_dot_files() {
     ];
     let listed = |paths: &[&str]| {
         let paths: Vec<_> = paths.iter().map(|path| (*path).to_owned()).collect();
-        read(&bundle(&files), &paths)
+        read(&bundle(&files), &paths, Duplicates::Refuse)
     };
     let folder = ["k8s/a/z.yml:1", "k8s/b.yaml:1", "k8s/c.json:1"];
     for path in ["k8s", "k8s/", "./k8s/", "k8s/."] {
@@ -128,7 +128,7 @@ fn identity_is_needed() {
         wrong("apiVersion: v1\nkind: Pod\nmetadata: {}\n"),
         ["metadata.name"]
     );
-    assert_eq!(wrong("a: b\n").len(), 3);
+    assert_eq!(wrong("a: b\n"), [""]);
     assert_eq!(wrong("[a]\n"), [""]);
     assert_eq!(wrong("text\n"), [""]);
     for name in [
@@ -153,7 +153,7 @@ fn identity_is_needed() {
 fn every_error_of_every_object_is_told() {
     let error = one("a: b\n---\nc: d\n").expect_err("wrong");
     let lines: Vec<_> = error.places.iter().filter_map(|place| place.line).collect();
-    assert_eq!(lines, [1, 1, 1, 3, 3, 3]);
+    assert_eq!(lines, [1, 3]);
 }
 
 #[test]
@@ -443,4 +443,62 @@ fn values_are_read_as_kubectl_reads_them() {
         read.objects[0].body["data"],
         json!({"a": true, "b": 420, "c": 1, "d": "on"})
     );
+}
+
+#[test]
+fn the_later_of_two_objects_counts_where_the_spec_says_so() {
+    let (first, second) = (map("a"), format!("{}data: {{k: v}}\n", map("a")));
+    let files = [
+        ("1.yaml", first.as_str()),
+        ("2.yaml", &second),
+        ("3.yaml", &second),
+    ];
+    let error = all(&files).expect_err("two readings");
+    assert!(error.places[0].message.contains("duplicates: last"));
+    let paths = [".".to_owned()];
+    let read = read(&bundle(&files), &paths, Duplicates::Last).expect("the last counts");
+    assert_eq!(places(&read), ["2.yaml:1"]);
+    assert_eq!(read.objects[0].body["data"]["k"], "v");
+    assert_eq!(read.notes.len(), 2, "{:?}", read.notes);
+}
+
+#[test]
+fn files_that_are_no_manifests_are_told_for_what_they_are() {
+    for (file, text, expected) in [
+        ("values.yaml", "replicas: 1\n", "values of a Helm chart"),
+        (
+            "Chart.yaml",
+            "apiVersion: v2\nname: x\nversion: 1.0.0\n",
+            "describes a Helm chart",
+        ),
+        ("kustomization.yaml", "resources: [a.yaml]\n", "kustomize"),
+        (
+            "kustomization.yaml",
+            "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\n",
+            "kustomize",
+        ),
+        (
+            "docker-compose.yml",
+            "services: {web: {image: x}}\n",
+            "Compose",
+        ),
+        (
+            "ci.yaml",
+            "build: {script: [make]}\n",
+            "no Kubernetes object",
+        ),
+        ("t.yaml", "a: {{ .Values.x }}b\n", "rendered first"),
+    ] {
+        let error = all(&[(file, text)]).expect_err(file);
+        assert_eq!(error.places.len(), 1, "{file}: {error:?}");
+        let place = &error.places[0];
+        assert!(
+            place.message.contains(expected),
+            "{file}: {}",
+            place.message
+        );
+        assert_eq!((place.file.as_deref(), place.line), (Some(file), Some(1)));
+    }
+    assert_eq!(wrong("kind: Pod\nmetadata: {name: a}\n"), ["apiVersion"]);
+    assert_eq!(wrong("apiVersion: v1\nmetadata: {name: a}\n"), ["kind"]);
 }

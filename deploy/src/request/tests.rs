@@ -113,7 +113,9 @@ fn no_error_repeats_a_value_of_a_manifest() {
             let text = good.replacen(position, &format!("{canary}\n"), 1);
             for file in ["k8s/a.yaml", "k8s/a.json"] {
                 let bundle = bundle(&[(SPEC_FILE, SPEC), (file, &text)]);
-                if let Err(error) = manifest::read(&bundle, &["k8s".to_owned()]) {
+                if let Err(error) =
+                    manifest::read(&bundle, &["k8s".to_owned()], spec::Duplicates::Refuse)
+                {
                     refused += 1;
                     assert!(
                         !format!("{error} {error:?}").contains("CANARY"),
@@ -131,13 +133,21 @@ fn every_cut_and_many_damages_get_an_answer() {
     let text = "apiVersion: v1\nkind: List\nitems:\n- &a {apiVersion: v1, kind: Secret, metadata: {name: x}}\n- <<: *a\n  stringData: {a: !!str 1}\n";
     for length in 0..text.len() {
         let cut = bundle(&[("a.yaml", &text[..length])]);
-        drop(manifest::read(&cut, &["a.yaml".to_owned()]));
+        drop(manifest::read(
+            &cut,
+            &["a.yaml".to_owned()],
+            spec::Duplicates::Refuse,
+        ));
         for byte in [b'[', b'{', b'"', b'\t', b'\n', b'&', b'*', 0xff, 0] {
             let mut bytes = text.as_bytes().to_vec();
             bytes[length] = byte;
             let mut damaged = Bundle::default();
             damaged.files.insert("a.yaml".to_owned(), bytes);
-            drop(manifest::read(&damaged, &["a.yaml".to_owned()]));
+            drop(manifest::read(
+                &damaged,
+                &["a.yaml".to_owned()],
+                spec::Duplicates::Refuse,
+            ));
         }
     }
 }

@@ -11,6 +11,7 @@ use proto::ids::ClusterName;
 use proto::ids::DeployName;
 use proto::ids::Namespace;
 
+use super::Duplicates;
 use super::OnFailure;
 use super::Rollout;
 use super::Spec;
@@ -19,6 +20,7 @@ use super::fields::Errors;
 use super::fields::Fields;
 use super::fields::Spot;
 use super::secrets;
+use super::variables;
 use crate::bundle::InputError;
 use crate::image::ImageRef;
 use crate::yaml::core::Scalar;
@@ -26,7 +28,7 @@ use crate::yaml::core::scalar;
 use crate::yaml::tree::Node;
 
 /// Words that the design knows and this version does not do.
-pub(super) const LATER: &[&str] = &["kustomize", "helm", "flux", "duplicates", "rotate"];
+pub(super) const LATER: &[&str] = &["kustomize", "helm", "flux", "rotate"];
 
 const TOP: &[&str] = &[
     "version",
@@ -45,13 +47,14 @@ const TOP: &[&str] = &[
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Reads the whole spec.
-pub(super) fn spec(root: &Node) -> Result<Spec, InputError> {
+pub(super) fn spec(mut root: Node) -> Result<Spec, InputError> {
     let mut errors = Errors::default();
+    variables::check(&root, &mut errors);
+    variables::unescape(&mut root);
     let whole = Spot {
-        node: root,
+        node: &root,
         path: String::new(),
     };
-    unexpanded(&whole, &mut errors);
     let spec = whole
         .fields(TOP, &mut errors)
         .and_then(|fields| top(&fields, &mut errors));
@@ -81,6 +84,8 @@ fn top(fields: &Fields<'_>, errors: &mut Errors) -> Option<Spec> {
         items.iter().filter_map(|item| path(item, errors)).collect()
     });
     let images = fields.take("images").map(|spot| images(&spot, errors));
+    let duplicates = fields.take("duplicates");
+    let duplicates = duplicates.map(|spot| duplicates_of(&spot, errors));
     let rollout = rollout(fields, errors);
     for word in LATER {
         fields.refuse(word, errors);
@@ -95,6 +100,7 @@ fn top(fields: &Fields<'_>, errors: &mut Errors) -> Option<Spec> {
         namespace,
         secrets: secrets.unwrap_or_default(),
         manifests: manifests.unwrap_or_default(),
+        duplicates: duplicates.unwrap_or_default(),
         images: images.unwrap_or_default(),
         rollout,
     })
@@ -114,6 +120,17 @@ fn target(fields: &Fields<'_>, errors: &mut Errors) -> (Option<ClusterName>, Opt
         .take("namespace")
         .and_then(|spot| spot.parsed(errors, str::parse));
     (cluster, namespace)
+}
+
+fn duplicates_of(spot: &Spot<'_>, errors: &mut Errors) -> Duplicates {
+    match spot.text(errors) {
+        Some("last") => Duplicates::Last,
+        Some("refuse") | None => Duplicates::Refuse,
+        Some(_) => {
+            errors.at(spot, "expected refuse or last");
+            Duplicates::Refuse
+        }
+    }
 }
 
 fn images(spot: &Spot<'_>, errors: &mut Errors) -> BTreeMap<String, ImageRef> {
@@ -246,40 +263,6 @@ fn path(spot: &Spot<'_>, errors: &mut Errors) -> Option<String> {
     None
 }
 
-/// Reports every `${NAME}` that nobody replaced.
-fn unexpanded(spot: &Spot<'_>, errors: &mut Errors) {
-    if spot.node.scalar().is_some_and(has_variable) {
-        errors.at(
-            spot,
-            "a variable ${...} was not replaced; `quaymaster deploy` replaces variables before \
-             sending, the agent does not",
-        );
-    }
-    for (index, node) in spot.node.sequence().unwrap_or_default().iter().enumerate() {
-        let path = format!("{}[{index}]", spot.path);
-        unexpanded(&Spot { node, path }, errors);
-    }
-    for (key, value) in spot.node.mapping().unwrap_or_default() {
-        let below = spot.below(key.scalar().unwrap_or_default(), value);
-        if key.scalar().is_some_and(has_variable) {
-            let path = spot.path.clone();
-            unexpanded(&Spot { node: key, path }, errors);
-        }
-        unexpanded(&below, errors);
-    }
-}
-
-fn has_variable(text: &str) -> bool {
-    text.split("${").skip(1).any(|rest| {
-        rest.split_once('}').is_some_and(|(name, _)| {
-            name.starts_with(|letter: char| letter.is_ascii_alphabetic() || letter == '_')
-                && name
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
-        })
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -314,18 +297,6 @@ mod tests {
             "+1s",
         ] {
             assert!(duration(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn only_whole_variables_count_as_unexpanded() {
-        for text in ["${A}", "x${a_1}y", "$${A}", "${{A}${B}"] {
-            assert!(has_variable(text), "{text}");
-        }
-        for text in [
-            "$A", "${", "${}", "${1}", "${a-b}", "{{ a }}", "$ {A}", "${a",
-        ] {
-            assert!(!has_variable(text), "{text}");
         }
     }
 }

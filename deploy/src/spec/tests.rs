@@ -156,7 +156,7 @@ fn paths_of_manifests_stay_in_the_bundle_and_are_no_globs() {
 
 #[test]
 fn words_of_later_versions_are_refused_by_name() {
-    for word in ["kustomize", "helm", "flux", "duplicates"] {
+    for word in ["kustomize", "helm", "flux"] {
         let text = format!("version: 1\nname: a\nmanifests: [a]\n{word}: x\n");
         assert_eq!(wrong(&text), [word]);
     }
@@ -361,4 +361,31 @@ fn every_cut_and_many_damages_get_an_answer() {
             drop(parse(&text));
         }
     }
+}
+
+#[test]
+fn an_escaped_variable_is_a_literal_and_a_plain_one_is_refused() {
+    let spec = |text: &str| with_keys("Opaque", &format!("{{ a: {{ template: \"{text}\" }} }}"));
+    let read = parse(spec("x $${HOME} $${B} y").as_bytes()).expect("literals");
+    assert_eq!(
+        read.secrets[0].keys["a"],
+        parse_template("x ${HOME} ${B} y")
+    );
+    assert_eq!(wrong(&spec("$${A} ${B}")), ["secrets[0].keys.a.template"]);
+    assert_eq!(wrong("version: 1\nname: a\n$${A}: 1\n").len(), 3);
+}
+
+fn parse_template(text: &str) -> Source {
+    Source::Template(Template::parse(text).expect("a template"))
+}
+
+#[test]
+fn two_readings_of_duplicates_are_known() {
+    let read = |word: &str| {
+        let text = format!("version: 1\nname: a\nmanifests: [k8s]\nduplicates: {word}\n");
+        parse(text.as_bytes()).map(|spec| spec.duplicates)
+    };
+    assert_eq!(read("last"), Ok(Duplicates::Last));
+    assert_eq!(read("refuse"), Ok(Duplicates::Refuse));
+    assert!(read("first").is_err() && read("true").is_err());
 }
