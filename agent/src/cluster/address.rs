@@ -52,6 +52,11 @@ pub(super) fn segment(text: &str) -> Option<String> {
     if matches!(text, "" | "." | "..") || text.contains(['/', '%']) {
         return None;
     }
+    Some(query(text))
+}
+
+/// Encodes a value of the query.
+pub(super) fn query(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~:".contains(&byte) {
@@ -60,7 +65,7 @@ pub(super) fn segment(text: &str) -> Option<String> {
             out.push_str(&format!("%{byte:02X}"));
         }
     }
-    Some(out)
+    out
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! tells is the same for all actors.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::time::Duration;
@@ -30,13 +31,16 @@ use super::wire::Wire;
 /// How long an answer is believed; a CRD's scope and plural hardly ever change.
 const BELIEVED: Duration = Duration::from_secs(300);
 
-/// The shortest time between two looks for a kind that is not there.
-const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// How long it is believed that a kind is not there: only so long that the many objects of a run do
+/// not each ask.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// What is known of the kinds.
 pub(super) struct Catalog {
     wire: Wire,
     versions: Mutex<HashMap<String, Known>>,
+    /// One look an API version at a time: who comes later finds what it found.
+    looking: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 /// The kinds of one API version.
@@ -58,6 +62,7 @@ impl Catalog {
         Self {
             wire,
             versions: Mutex::default(),
+            looking: Mutex::default(),
         }
     }
 
@@ -66,6 +71,11 @@ impl Catalog {
         let unknown = || ClusterError::UnknownKind {
             kind: gvk.to_string(),
         };
+        if let Memory::Served(resource) = self.recall(gvk) {
+            return Ok(resource);
+        }
+        let look = self.look_at(gvk);
+        let _alone = look.lock().await;
         match self.recall(gvk) {
             Memory::Served(resource) => return Ok(resource),
             Memory::Absent => return Err(unknown()),
@@ -84,6 +94,15 @@ impl Catalog {
     /// Forgets an API version after the server denied to know one of its kinds.
     pub(super) fn forget(&self, gvk: &Gvk) {
         self.versions().remove(&gvk.api_version());
+    }
+
+    /// The right to look at an API version. Kept for good: a cluster has few of them.
+    fn look_at(&self, gvk: &Gvk) -> Arc<tokio::sync::Mutex<()>> {
+        let mut looking = self
+            .looking
+            .lock()
+            .expect("no code that holds this lock can panic");
+        Arc::clone(looking.entry(gvk.api_version()).or_default())
     }
 
     fn recall(&self, gvk: &Gvk) -> Memory {

@@ -185,14 +185,46 @@ pub(super) fn secret(body: Vec<u8>, key: &FingerprintKey) -> Option<SecretView> 
     read.view(key)
 }
 
+/// Which part of a listing.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Page {
+    /// The first.
+    First,
+    /// The one that the server names so.
+    After(String),
+    /// There is no other.
+    None,
+}
+
 /// A listing as the server sends it: its items have neither `apiVersion` nor `kind`.
 #[derive(Deserialize)]
 struct Listing<T> {
     items: Vec<T>,
+    #[serde(default)]
+    metadata: ListMeta,
 }
 
-/// Reads a listing of Secrets by name; `None` where the body is none.
-pub(super) fn secrets(body: Vec<u8>, key: &FingerprintKey) -> Option<BTreeMap<String, SecretView>> {
+#[derive(Deserialize, Default)]
+struct ListMeta {
+    #[serde(default, rename = "continue")]
+    token: String,
+}
+
+impl ListMeta {
+    fn next(self) -> Page {
+        if self.token.is_empty() {
+            Page::None
+        } else {
+            Page::After(self.token)
+        }
+    }
+}
+
+/// Reads a page of Secrets by name, and which comes next; `None` where the body is none.
+pub(super) fn secrets(
+    body: Vec<u8>,
+    key: &FingerprintKey,
+) -> Option<(BTreeMap<String, SecretView>, Page)> {
     let body = Zeroizing::new(body);
     let listing: Listing<Read> = serde_json::from_slice(&body).ok()?;
     let named = listing.items.into_iter().map(|item| {
@@ -201,15 +233,15 @@ pub(super) fn secrets(body: Vec<u8>, key: &FingerprintKey) -> Option<BTreeMap<St
         let name = text(&view.rest, &["metadata", "name"]).to_owned();
         Some((name, view))
     });
-    named.collect()
+    Some((named.collect::<Option<_>>()?, listing.metadata.next()))
 }
 
-/// Reads a listing of objects; `None` where the body is none.
-pub(super) fn listed(body: &[u8], gvk: &Gvk) -> Option<Vec<Value>> {
+/// Reads a page of objects, and which comes next; `None` where the body is none.
+pub(super) fn listed(body: &[u8], gvk: &Gvk) -> Option<(Vec<Value>, Page)> {
     let listing: Listing<Value> = serde_json::from_slice(body).ok()?;
     let mut items = listing.items;
     items.iter_mut().for_each(|item| name_kind(item, gvk));
-    Some(items)
+    Some((items, listing.metadata.next()))
 }
 
 fn name_kind(object: &mut Value, gvk: &Gvk) {
@@ -287,12 +319,14 @@ mod tests {
     #[test]
     fn listed_objects_know_their_kind_and_secrets_show_no_value() {
         let key = FingerprintKey::new([7; 32]);
-        let body = json!({"items": [{"metadata": {"name": "db", "annotations": {LAST_APPLIED: "hunter2"}},
+        let body = json!({"metadata": {"continue": "more"}, "items": [{"metadata": {"name": "db", "annotations": {LAST_APPLIED: "hunter2"}},
             "data": {"password": "aHVudGVyMg=="}}]});
         let bytes = body.to_string().into_bytes();
-        let objects = listed(&bytes, &Gvk::new("v1", "ConfigMap")).expect("a listing");
+        let (objects, page) = listed(&bytes, &Gvk::new("v1", "ConfigMap")).expect("a listing");
         assert_eq!(text(&objects[0], &["kind"]), "ConfigMap");
-        let views = secrets(bytes, &key).expect("a listing");
+        assert_eq!(page, Page::After("more".to_owned()));
+        let (views, page) = secrets(bytes, &key).expect("a listing");
+        assert_eq!(page, Page::After("more".to_owned()));
         let expected = key.fingerprint("password", b"hunter2");
         assert_eq!(views["db"].values["password"], expected);
         assert_eq!(views["db"].rest["kind"], "Secret");

@@ -21,7 +21,12 @@ use super::error;
 use super::error::Doing;
 use super::error::Effect;
 use super::objects;
+use super::objects::Page;
 use super::wire::As;
+
+/// Objects of one page: bounds the memory of an answer, and is a round trip a thousand small objects
+/// can afford.
+const PAGE: usize = 500;
 
 impl Kube {
     /// Finds the path of an object.
@@ -76,8 +81,15 @@ impl Kube {
         namespace: Option<&str>,
     ) -> Result<Vec<Value>, ClusterError> {
         not_secret(gvk)?;
-        let (body, doing) = self.fetch_all(actor, gvk, namespace).await?;
-        objects::listed(&body, gvk).ok_or_else(|| error::garbled(&doing))
+        let mut all = Vec::new();
+        let mut page = Page::First;
+        while let Some((body, doing)) = self.fetch_page(actor, gvk, namespace, &page).await? {
+            let (items, next) =
+                objects::listed(&body, gvk).ok_or_else(|| error::garbled(&doing))?;
+            all.extend(items);
+            page = next;
+        }
+        Ok(all)
     }
 
     /// Reads all Secrets of a namespace.
@@ -87,8 +99,16 @@ impl Kube {
         namespace: &str,
     ) -> Result<BTreeMap<String, SecretView>, ClusterError> {
         let gvk = Gvk::new("v1", "Secret");
-        let (body, doing) = self.fetch_all(actor, &gvk, Some(namespace)).await?;
-        objects::secrets(body, &self.fingerprint_key).ok_or_else(|| error::garbled(&doing))
+        let mut all = BTreeMap::new();
+        let mut page = Page::First;
+        while let Some((body, doing)) = self.fetch_page(actor, &gvk, Some(namespace), &page).await?
+        {
+            let (views, next) = objects::secrets(body, &self.fingerprint_key)
+                .ok_or_else(|| error::garbled(&doing))?;
+            all.extend(views);
+            page = next;
+        }
+        Ok(all)
     }
 
     /// Reads an object's body; `None` where it is plainly absent.
@@ -107,12 +127,19 @@ impl Kube {
         Err(self.refused(&answer, &doing, &id.gvk))
     }
 
-    async fn fetch_all(
+    /// Reads a page of a listing; `None` behind the last.
+    async fn fetch_page(
         &self,
         actor: &Actor,
         gvk: &Gvk,
         namespace: Option<&str>,
-    ) -> Result<(Vec<u8>, Doing), ClusterError> {
+        page: &Page,
+    ) -> Result<Option<(Vec<u8>, Doing)>, ClusterError> {
+        let next = match page {
+            Page::First => String::new(),
+            Page::After(token) => format!("&continue={}", address::query(token)),
+            Page::None => return Ok(None),
+        };
         let place = namespace.map_or_else(String::new, |name| format!(" in {name}"));
         let doing = Doing::read("list", format!("{gvk}{place}"));
         let resource = self.catalog.resource(gvk).await?;
@@ -121,12 +148,19 @@ impl Kube {
             object: doing.object.clone(),
             causes: vec!["the namespace does not fit the kind's scope".to_owned()],
         })?;
-        let request = Request::get(path);
+        let request = Request::get(format!("{path}?limit={PAGE}{next}"));
         let answer = self
             .send(As::Actor(actor), request, Bytes::new(), &doing)
             .await?;
         if answer.is_success() {
-            return Ok((answer.body, doing));
+            return Ok(Some((answer.body, doing)));
+        }
+        if answer.status == 410 {
+            // The page is of a state that the server no longer has: from the start again.
+            return Err(ClusterError::Unavailable {
+                reason: "410, the listing took too long".to_owned(),
+                retry_after_seconds: None,
+            });
         }
         Err(self.refused(&answer, &doing, gvk))
     }
