@@ -3,8 +3,9 @@
 //! The only async orchestration here. Called by `agent::runs` in a tracked task that is never
 //! dropped: cancelling is by token, between writes. Whatever happens, leases that are in no written
 //! Secret are revoked, the run's own Vault token is ended unless credentials live by it, and the log
-//! ends with the verdict. [`told`] says what happens, [`values`] cares for the secret values.
+//! ends with the verdict. [`charts`] is what is different for a release of Helm, [`told`] says what happens, [`values`] cares for the secret values.
 
+mod charts;
 mod told;
 mod values;
 
@@ -32,6 +33,7 @@ use crate::plan::Live;
 use crate::plan::Plan;
 use crate::ports::Login;
 use crate::ports::Ports;
+use crate::render;
 use crate::report;
 use crate::report::Verdict;
 use crate::resolve::Draft;
@@ -95,6 +97,9 @@ async fn execute(
     patience: &Patience<'_>,
     told: &mut Told,
 ) -> Result<Verdict, Problem> {
+    let permit = render::rendered(permit, tools.ports, patience)
+        .await
+        .map_err(|failure| report::of_render(&failure))?;
     let wanted = plan::wanted(&permit);
     check::access(&wanted, permit.actor(), tools.ports, patience)
         .await
@@ -183,10 +188,11 @@ async fn write_and_watch(
     };
     values::settle_secrets(secrets, &written, tools, patience).await;
     tools.log.end_stage(Stage::Apply);
-    Ok(match applied {
+    let verdict = match applied {
         Ok(applied) => judge(plan, &applied, tools, patience).await,
-        Err(failure) => Verdict::problem(report::of_apply(&failure)),
-    })
+        Err(failure) => charts::refused(plan, &failure, tools, patience).await,
+    };
+    Ok(charts::settle(plan, verdict, tools, patience).await)
 }
 
 async fn judge(

@@ -2,8 +2,10 @@
 //!
 //! One direction, in the types: a bundle becomes a [`request::Request`]; [`authorize`] turns it, a
 //! [`principal::Principal`] and the [`policy::Policy`] into a [`authorize::Permit`] (or a denial);
+//! [`render`] turns a kustomization or chart into objects and asks the permit about them;
 //! [`resolve`] fetches what the permit's spec names; [`plan`] says what would change; [`check`] asks
-//! the API server for its view before the first write; [`apply`] writes; [`watch`] judges the
+//! the API server for its view before the first write; [`apply`] writes
+//! (and [`release`] lets Helm write); [`watch`] judges the
 //! rollout with the pure rules of [`rollout`] and [`cause`]; [`report`] tells it. [`engine`] strings
 //! the stages together.
 //!
@@ -28,12 +30,16 @@ pub mod image;
 pub mod template;
 pub mod spec;
 pub mod manifest;
+pub mod kustomization;
+pub mod chart;
 pub mod request;
 pub mod policy;
 pub mod authorize;
 pub mod resolve;
 pub mod plan;
+pub mod render;
 pub mod check;
+pub mod release;
 pub mod apply;
 pub mod rollout;
 pub mod cause;

@@ -158,6 +158,7 @@ require_digest = false
             kubeconfig: path,
             issuer: self.stand.facts().issuer.clone(),
             vault: format!("http://{}", self.vault.address()),
+            programs: agent::render_programs()?,
         };
         fs::write(self.config_path(), agent::config(&site))?;
         Ok(())
