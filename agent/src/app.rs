@@ -20,6 +20,7 @@ use std::time::Duration;
 use deploy::policy::Policy;
 use deploy::ports::Clock;
 use deploy::ports::Cluster;
+use deploy::ports::Renderer;
 use deploy::ports::Secrets;
 use deploy::secret::FingerprintKey;
 use proto::ids::ClusterName;
@@ -92,6 +93,8 @@ pub struct Parts {
     pub secrets: Arc<dyn Secrets>,
     /// Every cluster.
     pub clusters: BTreeMap<ClusterName, Arc<dyn Cluster>>,
+    /// kustomize and Helm, for every cluster.
+    pub renderers: BTreeMap<ClusterName, Arc<dyn Renderer>>,
     /// Who is it.
     pub identify: Identify,
     /// The key of fingerprints; the clusters' adapters use the same.
@@ -161,6 +164,7 @@ impl Bound {
         let Parts {
             secrets,
             clusters,
+            renderers,
             identify,
             key,
             clock,
@@ -171,6 +175,7 @@ impl Bound {
             policy: Arc::new(policy),
             secrets,
             clusters,
+            renderers,
             key,
             clock: Arc::clone(&clock),
             limits: config.limits.bundle,

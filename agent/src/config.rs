@@ -25,6 +25,7 @@ pub use self::reader::duration;
 pub use self::sections::Cluster;
 pub use self::sections::HttpLimits;
 pub use self::sections::Issuer;
+pub use self::sections::Render;
 pub use self::sections::Sockets;
 pub use self::sections::Vault;
 use crate::telemetry::Format;
@@ -55,6 +56,8 @@ pub struct Config {
     pub issuer: Issuer,
     /// Vault or OpenBao.
     pub vault: Vault,
+    /// Programs that render.
+    pub render: Render,
     /// Clusters by the name that specs and rules use.
     pub clusters: BTreeMap<ClusterName, Cluster>,
 }
@@ -111,6 +114,10 @@ fn read(reader: &mut Reader) -> Option<Config> {
     let runs = reader.count("limits.runs", 64, 1..=10_000);
     let issuer = issuer(reader);
     let vault = vault(reader);
+    let render = Render {
+        helm: reader.path("render.helm"),
+        kubectl: reader.path("render.kubectl"),
+    };
     let clusters = clusters(reader);
     Some(Config {
         policy: policy?,
@@ -122,6 +129,7 @@ fn read(reader: &mut Reader) -> Option<Config> {
         runs,
         issuer: issuer?,
         vault: vault?,
+        render,
         clusters: clusters?,
     })
 }

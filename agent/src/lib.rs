@@ -20,11 +20,12 @@
 //!                                        runs      one tracked task a run, journal, idempotency
 //!                                         ▼
 //!                                deploy::engine    the story of one run:
+//!                                  render          which objects?     (kustomization, chart)
 //!                                  check::access   does RBAC agree?
 //!                                  resolve         which values?      → Draft, later ResolvedSecrets
 //!                                  plan            what changes?      → Plan       (printable)
 //!                                  check::dry_run  would the server take it?
-//!                                  apply           do it              → Applied
+//!                                  apply, release  do it              → Applied
 //!                                  watch           did it work?       → Outcome
 //!                                  report          tell it            → proto::report
 //! ```
@@ -82,6 +83,7 @@ pub mod config;
 pub mod journal;
 pub mod vault;
 pub mod cluster;
+pub mod render;
 pub mod auth;
 pub mod runs;
 pub mod http;

@@ -6,11 +6,15 @@ use agent::app;
 use agent::args::Args;
 use agent::config::Environment;
 use agent::lifecycle;
+use agent::render::confine;
 use agent::telemetry;
 use anyhow::Context;
 use clap::Parser;
 
 fn main() -> ExitCode {
+    if let Some(failed) = confine::become_child(std::env::args_os()) {
+        return failed;
+    }
     match start() {
         Ok(code) => code,
         Err(error) => {

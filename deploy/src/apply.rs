@@ -2,7 +2,8 @@
 //!
 //! Needs the [`Plan`] (and so the permit in it) and the values. The journal notes that writing
 //! begins before it is called. A write without an answer is looked at before it is sent again.
-//! Steps whose object is already right are not written. Called by [`crate::engine`] in a task that
+//! Steps whose object is already right are not written; a chart's objects are Helm's to write.
+//! Called by [`crate::engine`] in a task that
 //! is never dropped; the stop token is asked between writes.
 
 use std::collections::BTreeMap;
@@ -29,6 +30,8 @@ use crate::ports::Force;
 use crate::ports::JournalError;
 use crate::ports::Ports;
 use crate::ports::Write;
+use crate::release;
+use crate::release::ReleaseError;
 use crate::resolve::ResolvedSecrets;
 use crate::secret::Secret;
 
@@ -57,6 +60,9 @@ pub enum ApplyError {
         /// Why.
         source: ClusterError,
     },
+    /// Helm did not write the chart.
+    #[error("writing the release")]
+    Release(#[from] ReleaseError),
     /// The run was told to stop.
     #[error("the run was told to stop")]
     Stopped,
@@ -97,7 +103,7 @@ pub async fn apply(
     for wave in Wave::ALL {
         let mut writes = Vec::new();
         for step in plan.steps() {
-            if step.wave == wave {
+            if step.wave == wave && !plan.by_helm(step) {
                 writes.push(step_one(plan, step, &data, ports, patience).boxed());
             }
         }
@@ -116,6 +122,12 @@ pub async fn apply(
         }
         if let Some(error) = failed {
             return Err(failure(error, &objects));
+        }
+    }
+    if let Some(helm) = &plan.permit().request().spec.helm {
+        match release::write(plan, helm, ports, patience).await {
+            Ok(released) => objects.extend(released),
+            Err(error) => return Err(failure(error.into(), &objects)),
         }
     }
     ports

@@ -263,7 +263,13 @@ pub async fn dry_run(
             Content::Secret { index, .. } => Some(stand_ins(&specs[*index].keys, draft)),
             Content::Object(_) => None,
         };
-        asks.push(dry_run_one(index, step, &actor, data, ports, patience).boxed());
+        // Helm's own manager has the fields of a chart's objects, and Helm will ask about others.
+        let force = if plan.by_helm(step) {
+            Force::Take
+        } else {
+            Force::No
+        };
+        asks.push(dry_run_one(index, step, &actor, data, force, ports, patience).boxed());
     }
     let answers: Vec<_> = futures::stream::iter(asks)
         .buffer_unordered(WIDTH)
@@ -321,6 +327,7 @@ async fn dry_run_one(
     step: &Step,
     actor: &Actor,
     data: Option<BTreeMap<String, Secret>>,
+    force: Force,
     ports: &Ports,
     patience: &Patience<'_>,
 ) -> (usize, Result<(AppliedObject, Value), ClusterError>) {
@@ -333,7 +340,7 @@ async fn dry_run_one(
                     &step.id,
                     payload(&step.content, data),
                     Write::DryRun,
-                    Force::No,
+                    force,
                 )
             },
             |error| {

@@ -4,10 +4,11 @@
 //! dropped: cancelling is by token, between writes. Whatever happens, leases that are in no written
 //! Secret are revoked, the run's own Vault token is ended unless credentials live by it, and the log
 //! ends with the verdict. [`course`] writes and judges, [`back`] goes back, [`book`] keeps the
-//! history, [`told`] says what happens, [`values`] cares for the secret values.
+//! history, [`charts`] is what differs for a release of Helm, [`told`] says what happens, [`values`] cares for the secret values.
 
 mod back;
 mod book;
+mod charts;
 mod course;
 mod told;
 mod values;
@@ -47,6 +48,7 @@ use crate::ports::Login;
 use crate::ports::Ports;
 use crate::prune;
 use crate::prune::Leftover;
+use crate::render;
 use crate::report;
 use crate::report::Verdict;
 use crate::resolve::Draft;
@@ -119,6 +121,9 @@ async fn execute(
     told: &mut Told,
 ) -> Result<Verdict, Problem> {
     let permit = back::complete(permit, tools, patience).await?;
+    let permit = render::rendered(permit, tools.ports, patience)
+        .await
+        .map_err(|failure| report::of_render(&failure))?;
     let app = App::of(&permit);
     let wanted = wanted_of(&permit, &app, tools);
     values::learn(&wanted, tools.log);
@@ -205,7 +210,12 @@ async fn alone(
 /// Lists what is wanted, with the app's label on it.
 fn wanted_of(permit: &Permit, app: &App, tools: &Tools<'_>) -> Vec<(ObjectId, Content)> {
     let mut wanted = plan::wanted(permit);
-    history::mark(&mut wanted, &app.place(tools.ports).set_id());
+    // A chart's objects are the release's, which Helm keeps a record of.
+    let is_release = permit.request().spec.helm.is_some();
+    let ours = wanted
+        .iter_mut()
+        .filter(|(_, content)| !is_release || matches!(content, Content::Secret { .. }));
+    history::mark(ours, &app.place(tools.ports).set_id());
     wanted
 }
 

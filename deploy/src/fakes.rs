@@ -7,6 +7,7 @@
 
 mod cluster;
 mod fields;
+mod renderer;
 mod vault;
 
 use crate::ports::Clock;
@@ -23,6 +24,7 @@ use std::sync::MutexGuard;
 use std::sync::PoisonError;
 
 pub use self::cluster::FakeCluster;
+pub use self::renderer::FakeRenderer;
 pub use self::vault::FakeVault;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -96,6 +98,8 @@ pub struct Fakes {
     pub vault: Arc<FakeVault>,
     /// The cluster.
     pub cluster: Arc<FakeCluster>,
+    /// kustomize and Helm.
+    pub renderer: Arc<FakeRenderer>,
     /// The clock.
     pub clock: Arc<ManualClock>,
     /// The journal.
@@ -107,9 +111,11 @@ pub struct Fakes {
 impl Default for Fakes {
     fn default() -> Self {
         let key = Arc::new(FingerprintKey::new([7; 32]));
+        let cluster = Arc::new(FakeCluster::new(Arc::clone(&key)));
         Self {
             vault: Arc::default(),
-            cluster: Arc::new(FakeCluster::new(Arc::clone(&key))),
+            renderer: Arc::new(FakeRenderer::new(Arc::clone(&cluster))),
+            cluster,
             clock: Arc::new(ManualClock::at_unix(1_800_000_000)),
             journal: Arc::default(),
             key,
@@ -124,6 +130,7 @@ impl Fakes {
         Ports {
             secrets: Arc::clone(&self.vault) as _,
             cluster: Arc::clone(&self.cluster) as _,
+            renderer: Arc::clone(&self.renderer) as _,
             clock: Arc::clone(&self.clock) as _,
             journal: Arc::clone(&self.journal) as _,
         }

@@ -202,7 +202,7 @@ impl Past {
 }
 
 /// Puts the app's label on everything that is wanted.
-pub fn mark(wanted: &mut [(ObjectId, Content)], set: &str) {
+pub fn mark<'a>(wanted: impl Iterator<Item = &'a mut (ObjectId, Content)>, set: &str) {
     for (_, content) in wanted {
         let (Content::Object(body) | Content::Secret { body, .. }) = content;
         if let Some(metadata) = body.get_mut("metadata").and_then(Value::as_object_mut) {

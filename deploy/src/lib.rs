@@ -2,9 +2,10 @@
 //!
 //! One direction, in the types: a bundle becomes a [`request::Request`]; [`authorize`] turns it, a
 //! [`principal::Principal`] and the [`policy::Policy`] into a [`authorize::Permit`] (or a denial);
+//! [`render`] turns a kustomization or chart into objects and asks the permit about them;
 //! [`resolve`] fetches what the permit's spec names; [`plan`] says what would change; [`check`] asks
 //! the API server for its view before the first write; [`saved`] holds a deploy to a plan that was
-//! reviewed; [`apply`] writes; [`watch`] judges the
+//! reviewed; [`apply`] writes (and [`release`] lets Helm write); [`watch`] judges the
 //! rollout with the pure rules of [`rollout`] and [`cause`]; [`report`] tells it. [`engine`] strings
 //! the stages together.
 //!
@@ -34,6 +35,8 @@ pub mod spec;
 pub mod options;
 pub mod manifest;
 pub mod binding;
+pub mod kustomization;
+pub mod chart;
 pub mod request;
 pub mod policy;
 pub mod authorize;
@@ -43,8 +46,10 @@ pub mod plan;
 pub mod history;
 pub mod prune;
 pub mod lock;
+pub mod render;
 pub mod check;
 pub mod saved;
+pub mod release;
 pub mod apply;
 pub mod rollout;
 pub mod cause;

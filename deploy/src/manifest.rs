@@ -79,6 +79,23 @@ pub fn read(
     }
 }
 
+/// Reads what a program rendered. Places are in `name`, by line.
+///
+/// # Errors
+/// As [`read`].
+pub fn rendered(name: &str, text: &[u8]) -> Result<Manifests, InputError> {
+    let mut reader = Reader::default();
+    reader.file(name, text)?;
+    if reader.places.is_empty() {
+        Ok(reader.read)
+    } else {
+        Err(InputError {
+            code: Code::ManifestInvalid,
+            places: reader.places,
+        })
+    }
+}
+
 /// Group, kind, namespace and name: what the server takes for one object, whatever the version.
 type Identity = (String, String, Option<String>, String);
 

@@ -176,6 +176,12 @@ impl Plan {
         &self.steps
     }
 
+    /// Says whether Helm writes a step: it is an object of a chart.
+    #[must_use]
+    pub fn by_helm(&self, step: &Step) -> bool {
+        self.permit.request().spec.helm.is_some() && matches!(step.content, Content::Object(_))
+    }
+
     /// Returns the steps as the report tells them.
     #[must_use]
     pub fn told(&self) -> Vec<proto::report::Step> {

@@ -1,9 +1,11 @@
-//! The only traits that tests substitute: Vault, Kubernetes, the clock and the journal.
+//! The only traits that tests substitute: Vault, Kubernetes, rendering programs, clock and journal.
 //!
 //! Each states what a second implementation must keep; `tests/it/contract.rs` runs one suite against
 //! the in-memory doubles and the real adapters. All calls have their own timeouts inside the
 //! adapter. A timed-out read is [`Class::Upstream`]; a timed-out write is
 //! [`Class::OutcomeUnknown`]. Adapters do not retry: [`crate::backoff`] does.
+
+mod renderer;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,6 +25,18 @@ use crate::secret::Lease;
 use crate::secret::LeaseId;
 use crate::secret::Secret;
 use crate::secret::VaultPath;
+
+pub use self::renderer::Chart;
+pub use self::renderer::Crds;
+pub use self::renderer::Files;
+pub use self::renderer::Hooks;
+pub use self::renderer::Lookup;
+pub use self::renderer::Marks;
+pub use self::renderer::Presence;
+pub use self::renderer::Release;
+pub use self::renderer::ReleaseName;
+pub use self::renderer::RenderError;
+pub use self::renderer::Renderer;
 
 /// How a run gets its Vault token.
 #[derive(Debug)]
@@ -569,6 +583,8 @@ pub struct Ports {
     pub secrets: Arc<dyn Secrets>,
     /// The run's cluster.
     pub cluster: Arc<dyn Cluster>,
+    /// kustomize and Helm for the run's cluster.
+    pub renderer: Arc<dyn Renderer>,
     /// Wall time.
     pub clock: Arc<dyn Clock>,
     /// The run's own journal.

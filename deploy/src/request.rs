@@ -10,9 +10,12 @@ use proto::report::Mode;
 use crate::binding::Binding;
 use crate::bundle::Bundle;
 use crate::bundle::InputError;
+use crate::chart;
 use crate::image;
+use crate::kustomization;
 use crate::manifest;
 use crate::object::Object;
+use crate::ports::Files;
 use crate::spec;
 use crate::spec::SPEC_FILE;
 use crate::spec::Spec;
@@ -41,6 +44,8 @@ pub enum Source {
     Manifests,
     /// A recorded revision of the app; unset is the one before the current.
     Revision(Option<u64>),
+    /// The kustomization or chart of the spec, rendered by the run from these files of the bundle.
+    Rendered(Files),
 }
 
 /// Reads a request out of a bundle.
@@ -55,6 +60,22 @@ pub fn read(bundle: &Bundle, mode: Mode) -> Result<Request, InputError> {
         ));
     };
     let spec = spec::parse(file)?;
+    if let Some(folder) = &spec.kustomize {
+        kustomization::check(bundle, folder)?;
+    }
+    if let Some(helm) = &spec.helm {
+        chart::check(bundle, helm)?;
+    }
+    if spec.kustomize.is_some() || spec.helm.is_some() {
+        return Ok(Request {
+            mode,
+            spec,
+            objects: Vec::new(),
+            source: Source::Rendered(bundle.files.clone()),
+            binding: Binding::default(),
+            notes: Vec::new(),
+        });
+    }
     let mut manifests = manifest::read(bundle, &spec.manifests, spec.duplicates)?;
     let unused = image::substitute(&mut manifests.objects, &spec.images);
     if !unused.is_empty() {

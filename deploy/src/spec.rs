@@ -10,18 +10,25 @@ use proto::error::Place;
 use proto::ids::ClusterName;
 use proto::ids::DeployName;
 use proto::ids::Namespace;
+use serde_json::Value;
 
 use crate::bundle;
 use crate::bundle::InputError;
 use crate::image::ImageRef;
+use crate::ports::Crds;
+use crate::ports::Hooks;
+use crate::ports::ReleaseName;
 use crate::secret::VaultPath;
 use crate::template::Template;
 use crate::yaml::core;
 
+mod charts;
 mod fields;
 mod parse;
 mod secrets;
 mod variables;
+
+pub use self::charts::ValuePath;
 
 /// The name of the spec's file inside a bundle.
 pub const SPEC_FILE: &str = bundle::SPEC_FILE;
@@ -48,6 +55,10 @@ pub struct Spec {
     pub manifests: Vec<String>,
     /// What two different objects of one identity in the manifests mean.
     pub duplicates: Duplicates,
+    /// The folder of the bundle with the kustomization to render; unset: none.
+    pub kustomize: Option<String>,
+    /// The chart to render and install; unset: none.
+    pub helm: Option<Helm>,
     /// Images by the name that manifests use.
     pub images: BTreeMap<String, ImageRef>,
     /// How the rollout is judged.
@@ -79,6 +90,38 @@ pub enum Source {
     },
     /// A text over other keys of the same Secret.
     Template(Template),
+}
+
+/// A Helm chart of the bundle and what it gets.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Helm {
+    /// The chart's folder, or its archive (`*.tgz`), in the bundle.
+    pub chart: String,
+    /// The release's name; the app's unless given.
+    pub release: ReleaseName,
+    /// Values files of the bundle; a later one wins.
+    pub values: Vec<String>,
+    /// Single values by their paths, typed as they are written; they win over the files.
+    pub set: BTreeMap<ValuePath, Value>,
+    /// Where the chart wants the parts of an image, by the name under `images`.
+    pub image: BTreeMap<String, ImagePaths>,
+    /// Helm's own limit for hooks and single calls; unset: what is left of the run's.
+    pub timeout: Option<Duration>,
+    /// What happens to hooks. Default: they run.
+    pub hooks: Hooks,
+    /// What happens to definitions in `crds/`. Default: Helm installs them once.
+    pub crds: Crds,
+}
+
+/// Where a chart's values want the parts of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ImagePaths {
+    /// Registry and repository.
+    pub repository: Option<ValuePath>,
+    /// The tag; with the digest behind it where the chart has no place for one.
+    pub tag: Option<ValuePath>,
+    /// The digest.
+    pub digest: Option<ValuePath>,
 }
 
 /// How the rollout is done and judged.
@@ -164,14 +207,24 @@ pub(crate) fn duration(text: &str) -> Result<Duration, &'static str> {
 
 /// Makes an error about the image `name` of a spec that was read from `file`.
 pub(crate) fn image_error(file: &[u8], name: &str, message: &str) -> Place {
+    place_of(file, &["images", name], message)
+}
+
+/// Makes an error about a field of a spec that was read from `file`.
+pub(crate) fn place_of(file: &[u8], path: &[&str], message: &str) -> Place {
     let root = core::document(file).ok();
-    let images = root.as_ref().and_then(|root| root.get("images"));
-    let image = images.and_then(|images| images.get(name));
+    let node = path
+        .iter()
+        .try_fold(root.as_ref(), |node, key| Some(node?.get(key)));
+    let node = node.flatten();
+    let joined = path
+        .iter()
+        .fold(String::new(), |joined, key| fields::join(&joined, key));
     Place {
         file: Some(SPEC_FILE.to_owned()),
-        line: image.map(|node| node.line),
-        column: image.map(|node| node.column),
-        path: Some(fields::join("images", name)),
+        line: node.map(|node| node.line),
+        column: node.map(|node| node.column),
+        path: Some(joined),
         message: message.to_owned(),
     }
 }

@@ -27,6 +27,8 @@ pub struct Event {
 pub enum Stage {
     /// The permit is there, the run begins.
     Authorize,
+    /// A kustomization or chart is rendered; other runs have no such stage.
+    Render,
     /// Secrets are read.
     Resolve,
     /// What would change is found out.
@@ -47,6 +49,7 @@ impl Stage {
     pub const fn word(self) -> &'static str {
         match self {
             Self::Authorize => "authorize",
+            Self::Render => "render",
             Self::Resolve => "resolve",
             Self::Plan => "plan",
             Self::Check => "check",

@@ -6,6 +6,7 @@
 )]
 
 mod causes;
+mod charts;
 mod client;
 mod contract;
 mod deploy;

@@ -21,6 +21,7 @@ use deploy::ports::Clock;
 use deploy::ports::Cluster;
 use deploy::ports::Login;
 use deploy::ports::Ports;
+use deploy::ports::Renderer;
 use deploy::ports::Secrets;
 use deploy::request;
 use deploy::request::Request;
@@ -46,6 +47,7 @@ pub(super) struct Intake {
     pub(super) policy: Arc<Policy>,
     pub(super) secrets: Arc<dyn Secrets>,
     pub(super) clusters: BTreeMap<ClusterName, Arc<dyn Cluster>>,
+    pub(super) renderers: BTreeMap<ClusterName, Arc<dyn Renderer>>,
     pub(super) key: Arc<FingerprintKey>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) limits: bundle::Limits,
@@ -104,7 +106,11 @@ impl Intake {
             &decision,
         )
         .map_err(denied)?;
-        let Some(cluster) = self.clusters.get(permit.cluster()).map(Arc::clone) else {
+        let adapters = self
+            .clusters
+            .get(permit.cluster())
+            .zip(self.renderers.get(permit.cluster()));
+        let Some((cluster, renderer)) = adapters else {
             let detail = format!("this agent knows no cluster named {}", permit.cluster());
             return Err(Problem::new(Code::SpecInvalid, detail).hint("name a configured cluster"));
         };
@@ -112,12 +118,18 @@ impl Intake {
             name: permit.request().spec.name.clone(),
             cluster: permit.cluster().clone(),
             namespace: permit.namespace().clone(),
-            work: self.work(permit, tokens, cluster),
+            work: self.work(permit, tokens, Arc::clone(cluster), Arc::clone(renderer)),
         })
     }
 
     /// Makes the engine's run of a permit.
-    fn work(&self, permit: Permit, tokens: Tokens, cluster: Arc<dyn Cluster>) -> Work {
+    fn work(
+        &self,
+        permit: Permit,
+        tokens: Tokens,
+        cluster: Arc<dyn Cluster>,
+        renderer: Arc<dyn Renderer>,
+    ) -> Work {
         let secrets = Arc::clone(&self.secrets);
         let clock = Arc::clone(&self.clock);
         let key = Arc::clone(&self.key);
@@ -128,6 +140,7 @@ impl Intake {
                 let ports = Ports {
                     secrets,
                     cluster,
+                    renderer,
                     clock,
                     journal: run.journal,
                 };

@@ -31,6 +31,8 @@ use crate::cluster::ClusterSettings;
 use crate::cluster::Kube;
 use crate::config::Config;
 use crate::http::brain::Identify;
+use crate::render::Programs;
+use crate::render::Rendering;
 use crate::vault::Vault;
 use crate::vault::VaultSettings;
 
@@ -52,6 +54,14 @@ pub(super) async fn parts(config: &Config) -> Result<Parts, StartError> {
             async move { part.health().await }.boxed()
         }),
     ];
+    let base = config.state_dir.join("render");
+    let programs = Programs::new(
+        config.render.helm.clone(),
+        config.render.kubectl.clone(),
+        &base,
+    )
+    .map_err(|source| setup("the folder for rendering".to_owned(), source))?;
+    let mut renderers = BTreeMap::new();
     let mut clusters = BTreeMap::new();
     for (name, cluster) in &config.clusters {
         let settings = ClusterSettings {
@@ -71,10 +81,17 @@ pub(super) async fn parts(config: &Config) -> Result<Parts, StartError> {
         // One pace for all runs of a cluster.
         let paced: Arc<dyn Cluster> = Arc::new(Paced::new(kube));
         clusters.insert(name.clone(), paced);
+        let rendering = Rendering::new(
+            programs.clone(),
+            cluster.kubeconfig.clone(),
+            cluster.context.clone(),
+        );
+        renderers.insert(name.clone(), Arc::new(rendering) as _);
     }
     Ok(Parts {
         secrets: vault,
         clusters,
+        renderers,
         identify: identify(authenticator),
         key,
         clock,

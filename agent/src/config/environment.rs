@@ -17,7 +17,7 @@ const CLIENT: [&str; 3] = [
 ];
 
 /// Variables without prefix, in lower case, and the keys that they set.
-const KEYS: [(&str, &str); 21] = [
+const KEYS: [(&str, &str); 23] = [
     ("policy", "policy"),
     ("state_dir", "state_dir"),
     ("drain_timeout", "drain_timeout"),
@@ -38,6 +38,8 @@ const KEYS: [(&str, &str); 21] = [
     ("vault_jwt_mount", "vault.jwt_mount"),
     ("vault_namespace", "vault.namespace"),
     ("vault_timeout", "vault.timeout"),
+    ("render_helm", "render.helm"),
+    ("render_kubectl", "render.kubectl"),
     ("config", ""),
 ];
 

@@ -93,6 +93,15 @@ pub struct Vault {
     pub trusted_mounts: Vec<String>,
 }
 
+/// Programs that render; unset: runs that need one are refused.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Render {
+    /// Helm 4.
+    pub helm: Option<PathBuf>,
+    /// kubectl, for kustomize.
+    pub kubectl: Option<PathBuf>,
+}
+
 /// One cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cluster {

@@ -141,6 +141,8 @@ fn request(secrets: Vec<SecretSpec>, objects: Vec<Object>) -> Request {
             cluster: None,
             namespace: None,
             secrets,
+            kustomize: None,
+            helm: None,
             manifests: Vec::new(),
             duplicates: crate::spec::Duplicates::Refuse,
             images: BTreeMap::new(),

@@ -249,7 +249,7 @@ async fn restore(
         .map_err(|denial| report::of_denial(&denial))?;
     let place = app.place(tools.ports);
     let mut wanted = plan::wanted(&permit);
-    history::mark(&mut wanted, &place.set_id());
+    history::mark(wanted.iter_mut(), &place.set_id());
     check::access(&wanted, permit.actor(), tools.ports, patience)
         .await
         .map_err(|error| report::of_check(&error))?;

@@ -25,6 +25,7 @@ use crate::object::AppliedObject;
 use crate::object::ObjectId;
 use crate::plan;
 use crate::plan::Plan;
+use crate::plan::Step;
 use crate::ports::Ports;
 use crate::principal::Actor;
 use crate::prune::Leftover;
@@ -100,10 +101,15 @@ pub(super) async fn begin(
         chunks: 0,
         back_to: None,
     };
-    let wanted: Vec<ObjectId> = plan.steps().iter().map(|step| step.id.clone()).collect();
+    let wanted: Vec<ObjectId> = own_steps(plan).map(|step| step.id.clone()).collect();
     store::begin(app.place(tools.ports), past, revision, &wanted, patience)
         .await
         .map_err(|error| report::of_history(&error))
+}
+
+/// The steps that this agent writes itself.
+fn own_steps(plan: &Plan) -> impl Iterator<Item = &Step> {
+    plan.steps().iter().filter(|step| !plan.by_helm(step))
 }
 
 /// What became of the app's objects.
@@ -140,12 +146,15 @@ pub(super) async fn close(
     };
     let last = past.revisions.last();
     let number = last.map(|revision| revision.number);
-    let is_news = last.is_none_or(|revision| revision.state != state || revision.chunks == 0);
+    let keeps = plan.permit().request().spec.helm.is_none();
+    let is_news =
+        last.is_none_or(|revision| revision.state != state || (keeps && revision.chunks == 0));
     if !plan.writes() && after.gone.is_empty() && (!is_news || last.is_none()) {
         return number;
     }
-    let content = (state == State::Deployed).then(|| content(plan));
-    let members = members(past, &after);
+    // The revisions of a release are Helm's to keep.
+    let content = (keeps && state == State::Deployed).then(|| content(plan));
+    let members = members(plan, past, &after);
     let place = app.place(tools.ports);
     let closed = store::close(place, past, state, content.as_ref(), members, patience).await;
     if let Err(error) = closed {
@@ -179,10 +188,12 @@ fn content(plan: &Plan) -> Content {
 
 /// What the app may have now: what was known, with the uids that were written, less what is gone or
 /// somebody else's.
-fn members(past: &Past, after: &After<'_>) -> Vec<Member> {
+fn members(plan: &Plan, past: &Past, after: &After<'_>) -> Vec<Member> {
+    let own: BTreeSet<&ObjectId> = own_steps(plan).map(|step| &step.id).collect();
     let uids: BTreeMap<&ObjectId, &str> = after
         .applied
         .iter()
+        .filter(|object| own.contains(&object.id))
         .map(|object| (&object.id, object.uid.as_str()))
         .collect();
     let dropped = |id: &ObjectId| after.gone.contains(id);

@@ -18,6 +18,7 @@ use super::back;
 use super::book;
 use super::book::After;
 use super::book::App;
+use super::charts;
 use super::told;
 use super::values;
 use crate::apply;
@@ -117,7 +118,10 @@ pub(super) async fn write_and_watch(
             let lost = report::of_lost_lock(&course.reins, failure);
             return Ok(Verdict::problem(lost));
         }
-        Err(failure) => (Verdict::problem(report::of_apply(failure)), &[][..]),
+        Err(failure) => (
+            charts::refused(plan, failure, tools, patience).await,
+            &[][..],
+        ),
     };
     Ok(settle(course, &before, verdict, objects, tools, patience, told).await)
 }
@@ -143,7 +147,9 @@ async fn settle(
         verdict.warnings.extend(warnings);
     }
     verdict.warnings.extend(told::left(plan, course.leftovers));
-    if verdict.status == Status::Failed
+    if plan.permit().request().spec.helm.is_some() {
+        verdict = charts::settle(plan, verdict, tools, patience).await;
+    } else if verdict.status == Status::Failed
         && rollout.on_failure == OnFailure::Rollback
         && plan.permit().request().mode == Mode::Deploy
     {

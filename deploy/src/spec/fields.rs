@@ -190,7 +190,8 @@ impl<'a> Fields<'a> {
     pub(super) fn nothing(&self, errors: &mut Errors) {
         errors.at(
             &self.spot,
-            "there is nothing to do: name 'secrets', 'manifests' or both",
+            "there is nothing to do: name 'secrets', one of 'manifests', 'kustomize' and 'helm', or \
+             both",
         );
     }
 

@@ -16,6 +16,7 @@ use super::OnFailure;
 use super::Rollout;
 use super::Spec;
 use super::WhenLocked;
+use super::charts;
 use super::fields::Errors;
 use super::fields::Fields;
 use super::fields::Spot;
@@ -28,7 +29,7 @@ use crate::yaml::core::scalar;
 use crate::yaml::tree::Node;
 
 /// Words that the design knows and this version does not do.
-pub(super) const LATER: &[&str] = &["kustomize", "helm", "flux", "rotate"];
+pub(super) const LATER: &[&str] = &["flux", "rotate"];
 
 const TOP: &[&str] = &[
     "version",
@@ -86,6 +87,14 @@ fn top(fields: &Fields<'_>, errors: &mut Errors) -> Option<Spec> {
     let images = fields.take("images").map(|spot| images(&spot, errors));
     let duplicates = fields.take("duplicates");
     let duplicates = duplicates.map(|spot| duplicates_of(&spot, errors));
+    let images = images.unwrap_or_default();
+    let kustomize = fields
+        .take("kustomize")
+        .and_then(|spot| path(&spot, errors));
+    let helm = fields
+        .take("helm")
+        .and_then(|spot| charts::helm(spot, name.as_ref(), &images, errors));
+    one_source(fields, errors);
     let rollout = rollout(fields, errors);
     for word in LATER {
         fields.refuse(word, errors);
@@ -101,9 +110,28 @@ fn top(fields: &Fields<'_>, errors: &mut Errors) -> Option<Spec> {
         secrets: secrets.unwrap_or_default(),
         manifests: manifests.unwrap_or_default(),
         duplicates: duplicates.unwrap_or_default(),
-        images: images.unwrap_or_default(),
+        kustomize,
+        helm,
+        images,
         rollout,
     })
+}
+
+/// Refuses a second source of objects: two would have two owners and no order.
+fn one_source(fields: &Fields<'_>, errors: &mut Errors) {
+    let words = ["manifests", "kustomize", "helm"];
+    let mut given = words
+        .iter()
+        .filter_map(|word| Some((word, fields.take(word)?)));
+    let Some((first, _)) = given.next() else {
+        return;
+    };
+    for (_, spot) in given {
+        errors.at(
+            &spot,
+            format!("'{first}' is given too; name one of manifests, kustomize and helm"),
+        );
+    }
 }
 
 fn target(fields: &Fields<'_>, errors: &mut Errors) -> (Option<ClusterName>, Option<Namespace>) {
@@ -205,17 +233,20 @@ fn rollout(fields: &Fields<'_>, errors: &mut Errors) -> Rollout {
     if let Some(older) = older.and_then(|spot| spot.flag(errors)) {
         read.allow_older = older;
     }
-    let timeout = rollout.take("timeout").and_then(|spot| {
-        if let Some(Scalar::Int(_) | Scalar::Float) = scalar(spot.node) {
-            errors.at(&spot, "a duration needs a unit, such as 90s, 10m or 1h30m");
-            return None;
-        }
-        spot.parsed(errors, duration)
-    });
-    if let Some(timeout) = timeout {
+    let timeout = rollout.take("timeout");
+    if let Some(timeout) = timeout.and_then(|spot| timeout_of(&spot, errors)) {
         read.timeout = timeout;
     }
     read
+}
+
+/// Reads a duration, and says of a bare number what is missing.
+pub(super) fn timeout_of(spot: &Spot<'_>, errors: &mut Errors) -> Option<Duration> {
+    if let Some(Scalar::Int(_) | Scalar::Float) = scalar(spot.node) {
+        errors.at(spot, "a duration needs a unit, such as 90s, 10m or 1h30m");
+        return None;
+    }
+    spot.parsed(errors, duration)
 }
 
 /// Reads `90s`, `10m`, `1h30m`: hours, minutes and seconds in this order, each at most once.
@@ -246,7 +277,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, &'static str> {
 }
 
 /// Reads the path of a file or folder of the bundle.
-fn path(spot: &Spot<'_>, errors: &mut Errors) -> Option<String> {
+pub(super) fn path(spot: &Spot<'_>, errors: &mut Errors) -> Option<String> {
     let text = spot.text(errors)?;
     let problem = if text.starts_with('/') {
         "the path is absolute; write it from the folder of quaymaster.yaml"

@@ -154,13 +154,83 @@ fn paths_of_manifests_stay_in_the_bundle_and_are_no_globs() {
     }
 }
 
+const CHART: &str = "version: 1\nname: a\nimages: {web: 'r/web:1'}\n";
+
+#[test]
+fn a_chart_is_read_with_typed_values() {
+    let text = format!(
+        "{CHART}helm: {{chart: chart/, values: [v.yaml], timeout: 2m, hooks: skip, skip_crds: true, image: {{web: {{repository: i.r, tag: i.t}}}}, set: {{a.b: 1, a.c: 'x', d: true, e: [1.5, 'f'], 'g\\.h': 07}}}}\n"
+    );
+    let spec = parse(text.as_bytes()).expect("it is valid");
+    let helm = spec.helm.expect("there is a chart");
+    assert_eq!(helm.release.as_str(), "a");
+    assert_eq!(
+        (helm.hooks, helm.crds, helm.timeout),
+        (Hooks::Skip, Crds::Skip, Some(Duration::from_secs(120)))
+    );
+    let values = crate::chart::values(&helm, &spec.images);
+    assert_eq!(
+        values,
+        serde_json::json!({ "a": { "b": 1, "c": "x" }, "d": true, "e": [1.5, "f"], "g.h": 7, "i": { "r": "r/web", "t": "1" } })
+    );
+}
+
+#[test]
+fn a_wrong_chart_is_refused_at_its_place() {
+    let rows = [
+        (
+            "helm: {chart: c, image: {web: {tag: t}}, release: A_b}",
+            "helm.release",
+        ),
+        ("helm: {chart: c}", "helm"),
+        (
+            "helm: {chart: c, image: {web: {tag: t}, other: {tag: t}}}",
+            "helm.image.other",
+        ),
+        ("helm: {chart: c, image: {web: {}}}", "helm.image.web"),
+        (
+            "helm: {chart: c, image: {web: {tag: 'a[0]'}}}",
+            "helm.image.web.tag",
+        ),
+        (
+            "helm: {chart: '../c', image: {web: {tag: t}}}",
+            "helm.chart",
+        ),
+        (
+            "helm: {chart: 'oci://r/c', image: {web: {tag: t}}}",
+            "helm.chart",
+        ),
+        (
+            "helm: {chart: c, image: {web: {tag: t}}, hooks: maybe}",
+            "helm.hooks",
+        ),
+        (
+            "helm: {chart: c, image: {web: {tag: t}}, timeout: 5}",
+            "helm.timeout",
+        ),
+        (
+            "helm: {chart: c, image: {web: {tag: t}}, set: {a..b: 1}}",
+            "helm.set[\"a..b\"]",
+        ),
+        (
+            "helm: {chart: c, image: {web: {tag: t}}}\nkustomize: k",
+            "helm",
+        ),
+        ("kustomize: /k", "kustomize"),
+    ];
+    for (line, path) in rows {
+        let text = format!("{CHART}{line}\n");
+        let found = wrong(&text);
+        assert!(found.contains(&path.to_owned()), "{line}: {found:?}");
+    }
+}
+
 #[test]
 fn words_of_later_versions_are_refused_by_name() {
-    for word in ["kustomize", "helm", "flux"] {
+    for word in ["flux"] {
         let text = format!("version: 1\nname: a\nmanifests: [a]\n{word}: x\n");
         assert_eq!(wrong(&text), [word]);
     }
-    assert_eq!(wrong("version: 1\nname: a\nhelm: {chart: x}\n"), ["helm"]);
     for (field, path) in [
         ("on_failure: explode", "on_failure"),
         ("when_locked: steal", "when_locked"),

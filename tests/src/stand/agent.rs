@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 use tokio::process::{Child, Command};
 
-use super::layout::AUDIENCE;
+use super::layout::{AUDIENCE, Settings};
 use super::{Stand, process};
 
 /// Longest that building the agent may take, from nothing.
@@ -40,6 +40,8 @@ pub struct AgentSite {
     pub issuer: String,
     /// Vault's address.
     pub vault: String,
+    /// Helm and kubectl.
+    pub programs: (PathBuf, PathBuf),
 }
 
 /// Returns the text of an agent's configuration.
@@ -63,9 +65,15 @@ audience = "{AUDIENCE}"
 address = "{vault}"
 trusted_mounts = ["jwt"]
 
+[render]
+helm = "{helm}"
+kubectl = "{kubectl}"
+
 [cluster.stand]
 kubeconfig = "{kubeconfig}"
 "#,
+        helm = site.programs.0.display(),
+        kubectl = site.programs.1.display(),
         state = site.dir.join("state").display(),
         policy = site.policy.display(),
         jobs = jobs.display(),
@@ -95,6 +103,14 @@ secrets = ["flask-*"]
 require_digest = true
 "#;
 
+/// Says where Helm and kubectl are.
+///
+/// # Errors
+/// When one is not built.
+pub fn render_programs() -> Result<(PathBuf, PathBuf)> {
+    super::install::render_programs(&Settings::read()?)
+}
+
 /// Writes configuration and policy of an agent on this stand to `dir`; returns the configuration's path.
 ///
 /// # Errors
@@ -107,6 +123,7 @@ pub fn write_agent_config(dir: &Path, stand: &Stand) -> Result<PathBuf> {
         kubeconfig: facts.kubeconfig_agent.clone(),
         issuer: facts.issuer.clone(),
         vault: facts.vault_addr.clone(),
+        programs: render_programs()?,
     };
     fs::create_dir_all(dir)?;
     fs::write(&site.policy, POLICY)?;

@@ -24,6 +24,7 @@ use crate::progress::Event;
 use crate::progress::Progress;
 
 const KUBERNETES: &str = "1.37.2";
+const HELM: &str = "4.3.1";
 const OPENBAO: &str = "2.7.2";
 
 /// Longest that one build may take.
@@ -69,6 +70,13 @@ const GO_PROGRAMS: &[GoProgram] = &[
     kubernetes("kube-scheduler", "k8s.io/kubernetes/cmd/kube-scheduler", 30),
     kubernetes("kubectl", "k8s.io/kubernetes/cmd/kubectl", 60),
     kubernetes("kubelet", "k8s.io/kubernetes/cmd/kubelet", 50),
+    GoProgram {
+        tool: "helm",
+        version: HELM,
+        binary: "helm",
+        package: "helm.sh/helm/v4/cmd/helm",
+        seconds: 120,
+    },
     GoProgram {
         tool: "kwok",
         version: "0.8.0",
@@ -130,6 +138,18 @@ impl Step {
     }
 }
 
+/// Says where Helm and kubectl are that this checkout's tests run: also beside a stand that an older
+/// checkout started.
+///
+/// # Errors
+/// When one is not built.
+pub(super) fn render_programs(settings: &Settings) -> Result<(PathBuf, PathBuf)> {
+    let helm = locate(settings, "helm", HELM, "helm");
+    let kubectl = locate(settings, "kubernetes", KUBERNETES, "kubectl");
+    helm.zip(kubectl)
+        .context("helm or kubectl is not built: `cargo stand up` builds them")
+}
+
 /// Gets what is missing and says where each program is.
 ///
 /// # Errors
@@ -170,7 +190,7 @@ fn plan(settings: &Settings) -> Vec<Step> {
     let wanted = |program: &&GoProgram| {
         let needed = match (program.binary, settings.kubeconfig.is_some()) {
             ("kubelet", _) => settings.root && settings.kubeconfig.is_none(),
-            ("kubectl", _) | (_, false) => true,
+            ("kubectl" | "helm", _) | (_, false) => true,
             (_, true) => false,
         };
         needed && locate(settings, program.tool, program.version, program.binary).is_none()
@@ -350,6 +370,11 @@ async fn build(settings: &Settings, program: &GoProgram) -> Result<()> {
         // Otherwise the servers say that they are v0.0.0.
         flags.push_str(&format!(
             " -X k8s.io/component-base/version.gitVersion=v{KUBERNETES}"
+        ));
+    }
+    if program.tool == "helm" {
+        flags.push_str(&format!(
+            " -X helm.sh/helm/v4/internal/version.version=v{HELM}"
         ));
     }
     let mut command = Command::new(go().context("go is missing")?);

@@ -77,6 +77,7 @@ impl Script {
 pub(super) fn ports(script: Arc<Script>) -> Ports {
     Ports {
         secrets: Arc::new(Nothing),
+        renderer: crate::fakes::Fakes::default().renderer,
         cluster: script,
         clock: Arc::new(Nothing),
         journal: Arc::new(Nothing),

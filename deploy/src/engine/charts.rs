@@ -1,0 +1,188 @@
+//! What is different at the end of a run whose chart Helm writes: causes of failed hooks, the note
+//! that a release works, and the way back to one that did.
+//!
+//! Called by [`super`]. A run without a chart passes through unchanged.
+
+use proto::error::Code;
+use proto::error::Problem;
+use proto::event::Stage;
+use proto::report::Status;
+use tokio::time::Instant;
+
+use super::Tools;
+use crate::apply::ApplyError;
+use crate::apply::ApplyFailure;
+use crate::backoff::Patience;
+use crate::plan::Plan;
+use crate::release;
+use crate::release::ReleaseError;
+use crate::report;
+use crate::report::Verdict;
+use crate::spec::Helm;
+use crate::spec::OnFailure;
+use crate::watch;
+use crate::watch::Outcome;
+
+/// How long a failed hook is looked at for its cause.
+const LOOK: std::time::Duration = std::time::Duration::from_secs(15);
+
+/// Tells a failure while writing; a failed hook with its cause, from the same evidence as any other.
+pub(super) async fn refused(
+    plan: &Plan,
+    failure: &ApplyFailure,
+    tools: &Tools<'_>,
+    patience: &Patience<'_>,
+) -> Verdict {
+    let problem = report::of_apply(failure);
+    let ApplyError::Release(ReleaseError::Hook { hooks, .. }) = &failure.error else {
+        return Verdict::problem(problem);
+    };
+    if hooks.is_empty() {
+        return Verdict::problem(problem);
+    }
+    let permit = plan.permit();
+    let outcome = watch::watch(
+        hooks,
+        permit.namespace().as_str(),
+        permit.actor(),
+        tools.ports,
+        tools.log,
+        patience.deadline.min(Instant::now() + LOOK),
+        &tools.stop,
+    )
+    .await;
+    match outcome {
+        Outcome::Failed { causes } | Outcome::TimedOut { causes } if !causes.is_empty() => {
+            Verdict::rollout(Code::RolloutFailed, problem.detail, causes)
+        }
+        Outcome::Failed { .. }
+        | Outcome::TimedOut { .. }
+        | Outcome::Ready { .. }
+        | Outcome::Stopped => Verdict::problem(problem),
+    }
+}
+
+/// Ends a release: notes that it works, or goes back where the spec wants that.
+pub(super) async fn settle(
+    plan: &Plan,
+    verdict: Verdict,
+    tools: &Tools<'_>,
+    patience: &Patience<'_>,
+) -> Verdict {
+    let spec = &plan.permit().request().spec;
+    let Some(helm) = &spec.helm else {
+        return verdict;
+    };
+    match (verdict.status, spec.rollout.on_failure) {
+        (Status::Succeeded, _) => {
+            release::mark_ready(plan.permit(), helm, tools.ports, patience).await;
+            verdict
+        }
+        (Status::Failed, OnFailure::Rollback) if !tools.stop.is_cancelled() => {
+            roll_back(plan, helm, verdict, tools, patience).await
+        }
+        (
+            Status::Failed
+            | Status::Running
+            | Status::Denied
+            | Status::Invalid
+            | Status::Superseded
+            | Status::RolledBack
+            | Status::RollbackFailed
+            | Status::Cancelled
+            | Status::Interrupted,
+            _,
+        ) => verdict,
+    }
+}
+
+/// Puts back the revision that worked, watches it, and tells both stories.
+async fn roll_back(
+    plan: &Plan,
+    helm: &Helm,
+    failed: Verdict,
+    tools: &Tools<'_>,
+    patience: &Patience<'_>,
+) -> Verdict {
+    let permit = plan.permit();
+    // The way back has the run's time once more: its own may be over.
+    let deadline = Instant::now() + permit.request().spec.rollout.timeout;
+    let patience = Patience {
+        deadline,
+        ..patience.clone()
+    };
+    for cause in &failed.causes {
+        tools
+            .log
+            .error(format!("{}: {}", cause.object, cause.message));
+    }
+    tools.log.start(Stage::Apply, "roll back");
+    let put_back = release::roll_back(permit, helm, tools.ports, &patience).await;
+    tools.log.end_stage(Stage::Apply);
+    let (revision, objects) = match put_back {
+        Ok(put_back) => put_back,
+        // Nothing to go back to is no failed rollback: nothing was tried.
+        Err(ReleaseError::NoEarlier { .. }) => {
+            let message = format!(
+                "{}; there is no earlier revision that worked to roll back to",
+                failed.message
+            );
+            return Verdict { message, ..failed };
+        }
+        Err(error) => {
+            let problem = report::of_release(&error);
+            return ended(failed, Status::RollbackFailed, &problem.detail);
+        }
+    };
+    tools.log.info(format!(
+        "Helm put revision {revision} of release {} back",
+        helm.release
+    ));
+    tools.log.start(Stage::Watch, "watch the rollback");
+    let outcome = watch::watch(
+        &objects,
+        permit.namespace().as_str(),
+        permit.actor(),
+        tools.ports,
+        tools.log,
+        deadline,
+        &tools.stop,
+    )
+    .await;
+    tools.log.end_stage(Stage::Watch);
+    match outcome {
+        Outcome::Ready { .. } => {
+            let what = format!("revision {revision} is put back and ready");
+            // So that the next rollback knows it too.
+            release::mark_ready(permit, helm, tools.ports, &patience).await;
+            ended(failed, Status::RolledBack, &what)
+        }
+        Outcome::Failed { causes } | Outcome::TimedOut { causes } => {
+            let why = causes
+                .first()
+                .map_or("it is not ready", |cause| &cause.message);
+            let what = format!("revision {revision} is put back, but {why}");
+            ended(failed, Status::RollbackFailed, &what)
+        }
+        Outcome::Stopped => {
+            let what = format!("revision {revision} is put back, but was not watched to the end");
+            ended(failed, Status::RollbackFailed, &what)
+        }
+    }
+}
+
+/// Adds the end of a rollback to the verdict that asked for it.
+fn ended(failed: Verdict, status: Status, what: &str) -> Verdict {
+    let message = failed.message.replace("; what was written is kept", "");
+    let message = format!("{message}; {what}");
+    let problem = failed.problem.map(|problem| Problem {
+        detail: message.clone(),
+        ..problem
+    });
+    Verdict {
+        status,
+        message,
+        problem,
+        ..failed
+    }
+}
