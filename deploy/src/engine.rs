@@ -38,6 +38,7 @@ use crate::resolve::Draft;
 use crate::secret::FingerprintKey;
 use crate::watch;
 use crate::watch::Outcome;
+use crate::watch::Watched;
 
 /// What one run gets besides its permit.
 pub struct Tools<'a> {
@@ -197,9 +198,13 @@ async fn judge(
 ) -> Verdict {
     tools.log.start(Stage::Watch, "watch the rollout");
     let permit = plan.permit();
+    let watched = Watched {
+        objects: applied.objects(),
+        namespace: permit.namespace().as_str(),
+        rules: &permit.request().spec.health,
+    };
     let outcome = watch::watch(
-        applied.objects(),
-        permit.namespace().as_str(),
+        watched,
         permit.actor(),
         tools.ports,
         tools.log,

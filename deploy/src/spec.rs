@@ -13,12 +13,14 @@ use proto::ids::Namespace;
 
 use crate::bundle;
 use crate::bundle::InputError;
+use crate::health;
 use crate::image::ImageRef;
 use crate::secret::VaultPath;
 use crate::template::Template;
 use crate::yaml::core;
 
 mod fields;
+mod healths;
 mod parse;
 mod secrets;
 
@@ -49,6 +51,8 @@ pub struct Spec {
     pub images: BTreeMap<String, ImageRef>,
     /// How the rollout is judged.
     pub rollout: Rollout,
+    /// Health rules of the user's own.
+    pub health: Vec<health::Rule>,
 }
 
 /// One Kubernetes Secret to write.

@@ -18,6 +18,7 @@ use super::WhenLocked;
 use super::fields::Errors;
 use super::fields::Fields;
 use super::fields::Spot;
+use super::healths;
 use super::secrets;
 use crate::bundle::InputError;
 use crate::image::ImageRef;
@@ -36,6 +37,7 @@ const TOP: &[&str] = &[
     "manifests",
     "images",
     "rollout",
+    "health",
     "kustomize",
     "helm",
     "flux",
@@ -82,6 +84,8 @@ fn top(fields: &Fields<'_>, errors: &mut Errors) -> Option<Spec> {
     });
     let images = fields.take("images").map(|spot| images(&spot, errors));
     let rollout = rollout(fields, errors);
+    let health = fields.take("health");
+    let health = health.map(|spot| healths::rules(&spot, errors));
     for word in LATER {
         fields.refuse(word, errors);
     }
@@ -97,6 +101,7 @@ fn top(fields: &Fields<'_>, errors: &mut Errors) -> Option<Spec> {
         manifests: manifests.unwrap_or_default(),
         images: images.unwrap_or_default(),
         rollout,
+        health: health.unwrap_or_default(),
     })
 }
 
