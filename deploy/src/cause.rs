@@ -10,6 +10,7 @@ mod config;
 mod container;
 mod image;
 mod job;
+mod node;
 mod probe;
 mod revision;
 mod schedule;
@@ -74,6 +75,13 @@ pub const REPEATED: Bound = Bound {
 pub const SECOND_LOOK: Bound = Bound {
     time: Duration::from_secs(2),
     needed: 1,
+};
+
+/// What usually passes: a registry that is away or throttles, a node without network. After so long
+/// and so many tries it is not a moment of weakness any more.
+pub const LASTING: Bound = Bound {
+    time: Duration::from_secs(5 * 60),
+    needed: 6,
 };
 
 /// Crashes: programs that wait for a database by crashing heal within the first restarts, so three
@@ -207,7 +215,10 @@ fn pod_findings(applied: &AppliedObject, pod: &Value, world: &World) -> Vec<Find
         return found;
     }
     found.extend(schedule::unschedulable(pod, world));
-    found.extend(schedule::evicted(pod));
+    found.extend(node::thrown_out(pod));
+    found.extend(node::too_long(applied, pod));
+    found.extend(node::lost(pod, world));
+    found.extend(node::no_sandbox(pod, world));
     found.extend(volume::mounts(pod, world));
     for container in container::all(pod) {
         found.extend(image::problem(&container, pod, world));

@@ -31,6 +31,7 @@ pub mod yaml;
 pub mod bundle;
 pub mod image;
 pub mod template;
+pub mod health;
 pub mod spec;
 pub mod options;
 pub mod manifest;

@@ -4,6 +4,7 @@
 //! on [`RunLog::changed`]. Bounded: past the limit ordinary messages are dropped with one notice, the
 //! end is always kept. Nothing that was not redacted gets in.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -24,6 +25,11 @@ const MAX_EVENTS: usize = 20_000;
 /// At most this many bytes of text are kept for one run.
 const MAX_BYTES: usize = 3 << 20;
 
+/// The same ordinary line is told once in so many seconds.
+const QUIET_SECONDS: i64 = 60;
+/// Longer lines are cut; the limit is in bytes.
+const MAX_LINE: usize = 4 << 10;
+
 /// The log of one run.
 pub struct RunLog {
     clock: Arc<dyn Clock>,
@@ -36,6 +42,8 @@ struct Inner {
     events: Vec<Event>,
     bytes: usize,
     full: bool,
+    /// Ordinary lines of the last minute and when they were told.
+    recent: BTreeMap<String, jiff::Timestamp>,
     redactor: Redactor,
 }
 
@@ -68,8 +76,8 @@ impl RunLog {
 
     /// Adds an event.
     pub fn push(&self, body: Body) {
-        let ts = format!("{:.3}", self.clock.now());
-        let seq = self.with(|inner| inner.push(ts, body));
+        let now = self.clock.now();
+        let seq = self.with(|inner| inner.push(now, body));
         self.seq.send_replace(seq);
     }
 
@@ -144,9 +152,13 @@ impl RunLog {
 }
 
 impl Inner {
-    fn push(&mut self, ts: String, body: Body) -> u64 {
+    fn push(&mut self, now: jiff::Timestamp, body: Body) -> u64 {
+        let ts = format!("{now:.3}");
         let last = self.events.last().map_or(0, |event| event.seq);
         let body = self.cleaned(body);
+        if self.is_repeated(&body, now) {
+            return last;
+        }
         let size = body_size(&body);
         let is_end = matches!(body, Body::End { .. });
         if !is_end && (self.events.len() >= MAX_EVENTS || self.bytes + size > MAX_BYTES) {
@@ -175,8 +187,26 @@ impl Inner {
         last + 1
     }
 
+    /// Says whether an ordinary line was told less than a minute ago. Failures are never left out.
+    fn is_repeated(&mut self, body: &Body, now: jiff::Timestamp) -> bool {
+        let Body::Message {
+            level: Level::Info | Level::Warn,
+            text,
+        } = body
+        else {
+            return false;
+        };
+        self.recent
+            .retain(|_, told| now.as_second() - told.as_second() < QUIET_SECONDS);
+        if self.recent.contains_key(text) {
+            return true;
+        }
+        self.recent.insert(text.clone(), now);
+        false
+    }
+
     fn cleaned(&self, body: Body) -> Body {
-        let clean = |text: String| printable(&self.redactor.clean(&text));
+        let clean = |text: String| shortened(&printable(&self.redactor.clean(&text)));
         match body {
             Body::Message { level, text } => Body::Message {
                 level,
@@ -209,10 +239,43 @@ fn body_size(body: &Body) -> usize {
     }
 }
 
+/// Cuts every line that is too long. After the redactor: half a secret is not recognized.
+fn shortened(text: &str) -> String {
+    if text.len() <= MAX_LINE {
+        return text.to_owned();
+    }
+    let cut = |line: &str| {
+        if line.len() <= MAX_LINE {
+            return line.to_owned();
+        }
+        let end = line.floor_char_boundary(MAX_LINE);
+        format!("{} [{} bytes more]", &line[..end], line.len() - end)
+    };
+    text.split('\n').map(cut).collect::<Vec<_>>().join("\n")
+}
+
+/// Takes the color and cursor sequences of terminals out.
+fn plain(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("\x1b[") {
+        plain.push_str(before);
+        let parameters =
+            |letter: char| letter.is_ascii_digit() || ";:?<=> !\"#$%&'()*+,-./".contains(letter);
+        let after = after.trim_start_matches(parameters);
+        rest = after
+            .strip_prefix(|letter: char| ('@'..='~').contains(&letter))
+            .unwrap_or(after);
+    }
+    plain.push_str(rest);
+    plain
+}
+
 /// Makes control characters harmless: a text from the cluster must not move a terminal's cursor or
 /// forge section markers. Line ends and tabs stay.
 fn printable(text: &str) -> String {
-    text.chars()
+    plain(text)
+        .chars()
         .map(|c| {
             if c.is_control() && c != '\n' && c != '\t' {
                 '\u{fffd}'
@@ -221,4 +284,58 @@ fn printable(text: &str) -> String {
             }
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fakes::ManualClock;
+
+    fn texts(log: &RunLog) -> Vec<String> {
+        let text = |event: Event| match event.body {
+            Body::Message { text, .. } => Some(text),
+            Body::StageStarted { .. }
+            | Body::StageEnded { .. }
+            | Body::Object { .. }
+            | Body::Heartbeat
+            | Body::End { .. } => None,
+        };
+        log.since(0).into_iter().filter_map(text).collect()
+    }
+
+    #[test]
+    fn the_same_ordinary_line_is_told_once_a_minute_and_a_failure_always() {
+        let clock = Arc::new(ManualClock::at_unix(1_000));
+        let log = RunLog::new(Arc::clone(&clock) as _);
+        log.warn("again");
+        clock.shift(59);
+        log.warn("again");
+        log.error("bad");
+        log.error("bad");
+        assert_eq!(texts(&log), ["again", "bad", "bad"]);
+        clock.shift(1);
+        log.warn("again");
+        assert_eq!(texts(&log), ["again", "bad", "bad", "again"]);
+    }
+
+    #[test]
+    fn long_lines_are_cut_between_characters() {
+        let log = RunLog::new(Arc::new(ManualClock::at_unix(0)));
+        log.info(format!("short\n{}", "\u{e9}".repeat(3_000)));
+        let text = texts(&log).remove(0);
+        assert!(text.starts_with("short\n\u{e9}"));
+        assert!(text.ends_with("\u{e9} [1904 bytes more]"));
+    }
+
+    #[test]
+    fn colors_are_taken_out_and_other_control_characters_made_harmless() {
+        assert_eq!(
+            printable("\x1b[1;31mred\x1b[0m\tx\r\x07"),
+            "red\tx\u{fffd}\u{fffd}"
+        );
+        assert_eq!(
+            printable("\x1b]0;title\x07\x1b["),
+            "\u{fffd}]0;title\u{fffd}"
+        );
+    }
 }

@@ -12,6 +12,8 @@ mod workload;
 
 use serde_json::Value;
 
+use crate::health::Health;
+use crate::health::Rule;
 use crate::object::AppliedObject;
 use crate::object::Gvk;
 use crate::object::at;
@@ -30,9 +32,10 @@ pub enum Standing {
     Failed(String),
 }
 
-/// Judges one object. `live` is what was observed last, unset when it is gone.
+/// Judges one object. `live` is what was observed last, unset when it is gone; `rules` are the
+/// user's own for kinds that Kubernetes itself does not know.
 #[must_use]
-pub fn standing(applied: &AppliedObject, live: Option<&Value>) -> Standing {
+pub fn standing(applied: &AppliedObject, live: Option<&Value>, rules: &[Rule]) -> Standing {
     let Some(live) = live else {
         return Standing::Failed("does not exist any more: somebody deleted it".to_owned());
     };
@@ -50,7 +53,15 @@ pub fn standing(applied: &AppliedObject, live: Option<&Value>) -> Standing {
             "its controller has seen generation {observed}, waiting for {generation}"
         ));
     }
-    by_kind(&applied.id.gvk, live, generation)
+    let gvk = &applied.id.gvk;
+    match rules.iter().find(|rule| gvk.is(&rule.group, &rule.kind)) {
+        Some(rule) => match rule.judge(live) {
+            Health::Ready => Standing::Ready,
+            Health::InProgress(why) => Standing::Pending(why),
+            Health::Failed(why) => Standing::Failed(why),
+        },
+        None => by_kind(gvk, live, generation),
+    }
 }
 
 /// Things about a ready object that a reader should know.

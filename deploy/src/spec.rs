@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use crate::bundle;
 use crate::bundle::InputError;
+use crate::health;
 use crate::image::ImageRef;
 use crate::ports::Crds;
 use crate::ports::Hooks;
@@ -24,6 +25,7 @@ use crate::yaml::core;
 
 mod charts;
 mod fields;
+mod healths;
 mod parse;
 mod secrets;
 mod variables;
@@ -63,6 +65,8 @@ pub struct Spec {
     pub images: BTreeMap<String, ImageRef>,
     /// How the rollout is judged.
     pub rollout: Rollout,
+    /// Health rules of the user's own.
+    pub health: Vec<health::Rule>,
 }
 
 /// One Kubernetes Secret to write.

@@ -22,6 +22,7 @@ use proto::report::Cause;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::health::Rule;
 use crate::log::RunLog;
 use crate::object::AppliedObject;
 use crate::ports::Observation;
@@ -64,18 +65,34 @@ pub enum Outcome {
     Stopped,
 }
 
-/// Watches. `applied` are all objects of the run; `namespace` is where their pods and events are.
+/// What is watched.
+#[derive(Debug, Clone, Copy)]
+pub struct Watched<'a> {
+    /// All objects of the run.
+    pub objects: &'a [AppliedObject],
+    /// Where their pods and events are.
+    pub namespace: &'a str,
+    /// Health rules of the user's own.
+    pub rules: &'a [Rule],
+}
+
+/// Watches.
 pub async fn watch(
-    applied: &[AppliedObject],
-    namespace: &str,
+    watched: Watched<'_>,
     actor: &Actor,
     ports: &Ports,
     log: &RunLog,
     deadline: Instant,
     stop: &CancellationToken,
 ) -> Outcome {
-    let scopes = scopes::of(applied, namespace);
-    let state = State::new(applied, &scopes, actor, ports.clock.now());
+    let scopes = scopes::of(watched.objects, watched.namespace);
+    let state = State::new(
+        watched.objects,
+        &scopes,
+        watched.rules,
+        actor,
+        ports.clock.now(),
+    );
     let look = Look {
         actor,
         ports,

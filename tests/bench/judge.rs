@@ -31,6 +31,7 @@ use deploy::secret::FingerprintKey;
 use deploy::spec::Duplicates;
 use deploy::watch;
 use deploy::watch::Outcome;
+use deploy::watch::Watched;
 use proto::event::Body;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -84,16 +85,12 @@ pub(super) async fn judge(options: Judge) -> Result<ExitCode> {
     };
     let log = RunLog::new(Arc::new(SystemClock));
     let stop = CancellationToken::new();
-    let outcome = watch::watch(
-        &applied,
-        &options.namespace,
-        &actor,
-        &ports,
-        &log,
-        deadline,
-        &stop,
-    )
-    .await;
+    let watched = Watched {
+        objects: &applied,
+        namespace: &options.namespace,
+        rules: &[],
+    };
+    let outcome = watch::watch(watched, &actor, &ports, &log, deadline, &stop).await;
     for event in log.since(0) {
         match event.body {
             Body::Message { text, .. } => println!("{text}"),

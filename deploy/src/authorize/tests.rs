@@ -147,6 +147,7 @@ fn request(secrets: Vec<SecretSpec>, objects: Vec<Object>) -> Request {
             duplicates: crate::spec::Duplicates::Refuse,
             images: BTreeMap::new(),
             rollout: Rollout::default(),
+            health: Vec::new(),
         },
         objects,
         source: crate::request::Source::Manifests,

@@ -140,6 +140,11 @@ fn named(words: &str, title: &str) -> Finding {
         )
         .hint("look at the webhook that the message names");
     }
+    if lower.contains("being terminated") {
+        return say("namespace_terminating", "their namespace is being deleted")
+            .permanent(REPEATED)
+            .hint("wait until the namespace is gone and deploy again; a finalizer of an object in it may hold it");
+    }
     if lower.contains("podsecurity") {
         return say(
             "admission_refused",
@@ -165,11 +170,15 @@ fn named(words: &str, title: &str) -> Finding {
         .hint("add the ServiceAccount to the manifests, or correct its name");
     }
     if any(&[
-        "is forbidden",
-        "is invalid",
         "usage per container",
         "usage per pod",
+        "limit to request ratio",
     ]) {
+        return say("limit_range", "the namespace's limit range refuses them")
+            .permanent(REPEATED)
+            .hint("set requests and limits within what the limit range allows");
+    }
+    if any(&["is forbidden", "is invalid"]) {
         return say("admission_refused", "the API server refuses them")
             .permanent(REPEATED)
             .hint("change the pod template as the message asks");

@@ -148,7 +148,9 @@ fn stopped(
     if reason == "OOMKilled" {
         return out_of_memory(container, pod);
     }
-    probe::killed(container, pod, world).unwrap_or_else(|| crash(container, ended, exit, pod))
+    probe::hook(container, pod, world)
+        .or_else(|| probe::killed(container, pod, world))
+        .unwrap_or_else(|| crash(container, ended, exit, pod))
 }
 
 fn restarts_always(pod: &Value) -> bool {
@@ -261,7 +263,12 @@ fn memory_limit<'a>(container: &Container<'_>, pod: &'a Value) -> Option<&'a str
 fn cannot_start(container: &Container<'_>, message: &str, pod: &Value) -> Finding {
     let sentence = format!("{} cannot be started", container.title());
     let lower = message.to_ascii_lowercase();
-    let finding = Finding::new("cannot_run", &container.subject(), sentence).seen(message.trim());
+    let kind = if lower.contains("exec format error") {
+        "image_platform"
+    } else {
+        "cannot_run"
+    };
+    let finding = Finding::new(kind, &container.subject(), sentence).seen(message.trim());
     let certain = [
         "executable file not found",
         "no such file or directory",

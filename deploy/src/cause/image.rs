@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::AT_ONCE;
 use super::Finding;
+use super::LASTING;
 use super::SECOND_LOOK;
 use super::SETTLED;
 use super::World;
@@ -19,6 +20,7 @@ use crate::object::text;
 /// What the words of a failed pull mean.
 enum Pull {
     Missing,
+    Platform,
     Refused,
     Throttled,
     Unreachable,
@@ -44,7 +46,7 @@ pub(super) fn problem(container: &Container<'_>, pod: &Value, world: &World) -> 
         ),
         "ErrImageNeverPull" => Some(
             Finding::new(
-                "image_missing",
+                "image_never_pulled",
                 &subject,
                 format!("{title} may not pull {image}, and its node does not have it"),
             )
@@ -80,6 +82,11 @@ fn pull(container: &Container<'_>, pod: &Value, world: &World, image: &str) -> F
             format!("the image of {title} does not exist: {image}"),
             "check name, tag or digest, and whether the build has pushed it to this registry",
         ),
+        Pull::Platform => (
+            "image_platform",
+            format!("{image} has no image for the platform of the node of {title}"),
+            "build the image for the architecture of the nodes, or choose nodes by kubernetes.io/arch",
+        ),
         Pull::Refused => (
             "image_auth",
             format!("the registry refuses {title} the image {image}"),
@@ -107,8 +114,8 @@ fn pull(container: &Container<'_>, pod: &Value, world: &World, image: &str) -> F
         .seen(container.waiting_message().trim())
         .seen_all(events.iter().take(2).map(|event| event_line(event)));
     match kind {
-        "image_missing" | "image_auth" => finding.permanent(SECOND_LOOK),
-        _ => finding,
+        "image_missing" | "image_auth" | "image_platform" => finding.permanent(SECOND_LOOK),
+        _ => finding.permanent(LASTING),
     }
 }
 
@@ -168,6 +175,9 @@ fn meaning(words: &str) -> Pull {
     ]) {
         return Pull::Refused;
     }
+    if any(&["no match for platform", "no matching manifest"]) {
+        return Pull::Platform;
+    }
     if any(&[
         "not found",
         "manifest unknown",
@@ -176,8 +186,6 @@ fn meaning(words: &str) -> Pull {
         "name_unknown",
         "repository does not exist",
         "no such image",
-        "no matching manifest",
-        "no match for platform",
     ]) {
         return Pull::Missing;
     }

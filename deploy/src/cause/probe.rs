@@ -1,4 +1,4 @@
-//! Probes that fail: readiness, liveness and startup.
+//! Probes that fail, readiness, liveness and startup; and the hook after the start.
 //!
 //! Used by [`super::findings`]. A failing readiness probe is only reported at the deadline: programs
 //! may need long to start. A liveness or startup probe that makes the kubelet kill the container
@@ -77,6 +77,23 @@ pub(super) fn killed(container: &Container<'_>, pod: &Value, world: &World) -> O
         )
         .seen(event_line(kill))
         .hint("check path, port and timing of the probe against what the program does");
+    Some(with_log(finding, container, pod))
+}
+
+/// Says that a container was killed because its hook after the start failed.
+pub(super) fn hook(container: &Container<'_>, pod: &Value, world: &World) -> Option<Finding> {
+    let events = world.events_of(pod, &["FailedPostStartHook"]);
+    let event = events.iter().find(|event| belongs(event, container))?;
+    let message = format!(
+        "{} is killed because its postStart hook fails ({} restarts)",
+        container.title(),
+        container.restarts()
+    );
+    let finding = Finding::new("hook_failed", &container.subject(), message)
+        .permanent(crash_bound(pod, CRASHES))
+        .counted(container.failed_starts())
+        .seen(event_line(event))
+        .hint("run the hook's command in the container by hand; it runs beside the program, maybe before it is up");
     Some(with_log(finding, container, pod))
 }
 

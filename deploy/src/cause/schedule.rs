@@ -1,7 +1,7 @@
-//! Pods that no node takes, and pods that a node threw out.
+//! Pods that no node takes.
 //!
-//! Used by [`super::findings`]. Never permanent: an autoscaler may bring a node, and a controller
-//! replaces an evicted pod.
+//! Used by [`super::findings`]. Never permanent but for a claim that does not exist: an autoscaler may
+//! bring a node.
 
 use serde_json::Value;
 
@@ -72,32 +72,4 @@ fn hint(words: &str) -> &'static str {
     } else {
         "compare what the pod asks for with what the nodes have"
     }
-}
-
-/// Says that a node threw a pod out.
-pub(super) fn evicted(pod: &Value) -> Option<Finding> {
-    let status = &pod["status"];
-    let reason = text(status, &["reason"]);
-    let thrown_out = text(status, &["phase"]) == "Failed"
-        && matches!(
-            reason,
-            "Evicted"
-                | "Preempting"
-                | "NodeLost"
-                | "NodeShutdown"
-                | "Terminated"
-                | "OutOfcpu"
-                | "OutOfmemory"
-                | "NodeAffinity"
-        );
-    thrown_out.then(|| {
-        let name = text(pod, &["metadata", "name"]);
-        Finding::new(
-            "evicted",
-            name,
-            format!("pod {name} was thrown out by its node ({reason})"),
-        )
-        .seen(text(status, &["message"]))
-        .hint("look at the node's memory and disk pressure, and at the pod's requests")
-    })
 }

@@ -22,6 +22,7 @@ use crate::spec::Helm;
 use crate::spec::OnFailure;
 use crate::watch;
 use crate::watch::Outcome;
+use crate::watch::Watched;
 
 /// How long a failed hook is looked at for its cause.
 const LOOK: std::time::Duration = std::time::Duration::from_secs(15);
@@ -42,8 +43,11 @@ pub(super) async fn refused(
     }
     let permit = plan.permit();
     let outcome = watch::watch(
-        hooks,
-        permit.namespace().as_str(),
+        Watched {
+            objects: hooks,
+            namespace: permit.namespace().as_str(),
+            rules: &permit.request().spec.health,
+        },
         permit.actor(),
         tools.ports,
         tools.log,
@@ -140,8 +144,11 @@ async fn roll_back(
     ));
     tools.log.start(Stage::Watch, "watch the rollback");
     let outcome = watch::watch(
-        &objects,
-        permit.namespace().as_str(),
+        Watched {
+            objects: &objects,
+            namespace: permit.namespace().as_str(),
+            rules: &permit.request().spec.health,
+        },
         permit.actor(),
         tools.ports,
         tools.log,

@@ -39,6 +39,7 @@ use crate::resolve::Draft;
 use crate::spec::OnFailure;
 use crate::watch;
 use crate::watch::Outcome;
+use crate::watch::Watched;
 
 /// What a run that writes has in hand.
 pub(super) struct Course<'a> {
@@ -183,8 +184,11 @@ pub(super) async fn judge(
     tools.log.start(Stage::Watch, "watch the rollout");
     let permit = plan.permit();
     let outcome = watch::watch(
-        applied.objects(),
-        permit.namespace().as_str(),
+        Watched {
+            objects: applied.objects(),
+            namespace: permit.namespace().as_str(),
+            rules: &permit.request().spec.health,
+        },
         permit.actor(),
         tools.ports,
         tools.log,

@@ -28,7 +28,11 @@ fn live(generation: i64, spec: Value, status: Value) -> Value {
 }
 
 fn judge(api_version: &str, kind: &str, spec: Value, status: Value) -> Standing {
-    standing(&applied(api_version, kind, 2), Some(&live(2, spec, status)))
+    standing(
+        &applied(api_version, kind, 2),
+        Some(&live(2, spec, status)),
+        &[],
+    )
 }
 
 fn deployment(spec: Value, status: Value) -> Standing {
@@ -79,14 +83,14 @@ fn a_listing_from_before_our_write_is_not_ready() {
         json!({"replicas": 3}),
         with(done(), "observedGeneration", json!(1)),
     );
-    let standing = standing(&applied("apps/v1", "Deployment", 2), Some(&old));
+    let standing = standing(&applied("apps/v1", "Deployment", 2), Some(&old), &[]);
     assert!(is_pending(&standing), "{standing:?}");
 }
 
 #[test]
 fn a_later_generation_of_somebody_else_has_to_be_observed_too() {
     let newer = live(3, json!({"replicas": 3}), done());
-    let standing = standing(&applied("apps/v1", "Deployment", 2), Some(&newer));
+    let standing = standing(&applied("apps/v1", "Deployment", 2), Some(&newer), &[]);
     assert!(is_pending(&standing), "{standing:?}");
 }
 
@@ -146,7 +150,7 @@ fn a_paused_deployment_is_ready_and_noted() {
 fn an_object_of_the_same_name_and_another_uid_was_replaced() {
     let mut other = live(2, json!({"replicas": 3}), done());
     other["metadata"]["uid"] = json!("u2");
-    let standing = standing(&applied("apps/v1", "Deployment", 2), Some(&other));
+    let standing = standing(&applied("apps/v1", "Deployment", 2), Some(&other), &[]);
     assert!(matches!(&standing, Standing::Failed(why) if why.contains("replaced by somebody")));
 }
 
@@ -155,14 +159,14 @@ fn an_object_that_is_being_deleted_has_failed_and_names_its_finalizers() {
     let mut leaving = live(2, json!({}), done());
     leaving["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
     leaving["metadata"]["finalizers"] = json!(["example.com/guard"]);
-    let standing = standing(&applied("apps/v1", "Deployment", 2), Some(&leaving));
+    let standing = standing(&applied("apps/v1", "Deployment", 2), Some(&leaving), &[]);
     let expected = "is being deleted, waiting for the finalizers example.com/guard";
     assert_eq!(standing, Standing::Failed(expected.to_owned()));
 }
 
 #[test]
 fn an_object_that_is_gone_has_failed() {
-    assert!(is_failed(&standing(&applied("v1", "Pod", 0), None)));
+    assert!(is_failed(&standing(&applied("v1", "Pod", 0), None, &[])));
 }
 
 fn set_status(updated: i64, ready: i64) -> Value {
@@ -398,11 +402,11 @@ fn a_kind_that_runs_once_has_failed_when_it_ended_badly() {
 fn the_conditions_of_an_old_autoscaler_are_read_from_its_annotation() {
     let mut scaler = live(2, json!({}), json!({"currentReplicas": 1}));
     let applied = applied("autoscaling/v1", "HorizontalPodAutoscaler", 2);
-    assert_eq!(standing(&applied, Some(&scaler)), Standing::Ready);
+    assert_eq!(standing(&applied, Some(&scaler), &[]), Standing::Ready);
     scaler["metadata"]["annotations"] = json!({
         "autoscaling.alpha.kubernetes.io/conditions":
             r#"[{"type":"ScalingActive","status":"False","reason":"FailedGetResourceMetric"}]"#,
     });
     let expected = Standing::Pending("FailedGetResourceMetric".to_owned());
-    assert_eq!(standing(&applied, Some(&scaler)), expected);
+    assert_eq!(standing(&applied, Some(&scaler), &[]), expected);
 }

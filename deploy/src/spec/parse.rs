@@ -20,6 +20,7 @@ use super::charts;
 use super::fields::Errors;
 use super::fields::Fields;
 use super::fields::Spot;
+use super::healths;
 use super::secrets;
 use super::variables;
 use crate::bundle::InputError;
@@ -39,6 +40,7 @@ const TOP: &[&str] = &[
     "manifests",
     "images",
     "rollout",
+    "health",
     "kustomize",
     "helm",
     "flux",
@@ -96,6 +98,8 @@ fn top(fields: &Fields<'_>, errors: &mut Errors) -> Option<Spec> {
         .and_then(|spot| charts::helm(spot, name.as_ref(), &images, errors));
     one_source(fields, errors);
     let rollout = rollout(fields, errors);
+    let health = fields.take("health");
+    let health = health.map(|spot| healths::rules(&spot, errors));
     for word in LATER {
         fields.refuse(word, errors);
     }
@@ -114,6 +118,7 @@ fn top(fields: &Fields<'_>, errors: &mut Errors) -> Option<Spec> {
         helm,
         images,
         rollout,
+        health: health.unwrap_or_default(),
     })
 }
 

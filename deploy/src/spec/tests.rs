@@ -459,3 +459,23 @@ fn two_readings_of_duplicates_are_known() {
     assert_eq!(read("refuse"), Ok(Duplicates::Refuse));
     assert!(read("first").is_err() && read("true").is_err());
 }
+
+#[test]
+fn health_rules_are_read_and_bad_ones_are_refused_at_their_place() {
+    let spec = |rules: &str| {
+        parse(format!("version: 1\nname: app\nmanifests: [k8s/]\nhealth:\n{rules}").as_bytes())
+    };
+    let good = spec("  - kind: example.com/Widget\n    ready: status.phase == 'Done'\n");
+    let good = good.expect("the spec is valid");
+    assert_eq!(
+        (good.health[0].group.as_str(), good.health[0].kind.as_str()),
+        ("example.com", "Widget")
+    );
+    let bad = spec("  - kind: apps/Deployment\n    ready: status.phase ==\n    failed: 'true'\n");
+    let places = bad.expect_err("two fields are wrong").places;
+    let at: Vec<_> = places
+        .iter()
+        .map(|place| (place.line, place.column))
+        .collect();
+    assert_eq!(at, [(Some(5), Some(11)), (Some(6), Some(12))]);
+}

@@ -25,6 +25,7 @@ const NAMED: usize = 3;
 pub(super) struct Progress {
     told: BTreeMap<ObjectId, Standing>,
     causes: BTreeSet<(ObjectId, &'static str)>,
+    began: Instant,
     last: Instant,
 }
 
@@ -33,6 +34,7 @@ impl Progress {
         Self {
             told: BTreeMap::new(),
             causes: BTreeSet::new(),
+            began: now,
             last: now,
         }
     }
@@ -44,7 +46,8 @@ impl Progress {
         }
         if now.duration_since(self.last) >= QUIET {
             self.last = now;
-            log.info(still_waiting(view));
+            let seconds = now.duration_since(self.began).as_secs();
+            log.info(format!("{} (after {seconds} s)", still_waiting(view)));
         }
     }
 

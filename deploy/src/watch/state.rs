@@ -16,16 +16,20 @@ use crate::cause::Arrival;
 use crate::cause::Finding;
 use crate::cause::World;
 use crate::class::Class;
+use crate::health::Rule;
 use crate::object::AppliedObject;
 use crate::object::Gvk;
 use crate::object::ObjectId;
 use crate::object::number;
 use crate::object::text;
+use crate::options::Options;
+use crate::options::Wait;
 use crate::ports::Observation;
 use crate::ports::Scope;
 use crate::principal::Actor;
 use crate::rollout;
 use crate::rollout::Standing;
+use crate::rollout::has_condition;
 
 /// How long a refused watch is tried again: the right may be part of what was just applied.
 const REFUSED: Duration = Duration::from_secs(3);
@@ -56,6 +60,7 @@ pub(super) struct View {
 pub(super) struct State {
     applied: Vec<AppliedObject>,
     actor: String,
+    rules: Vec<Rule>,
     world: World,
     unlisted: BTreeMap<Gvk, usize>,
     blind: BTreeMap<Gvk, (Instant, Class, String)>,
@@ -67,12 +72,15 @@ pub(super) struct State {
     remembered: BTreeMap<ObjectId, Finding>,
     restarts: BTreeMap<String, i64>,
     settle: Settle,
+    /// When the first look was: deadlines of single objects count from then.
+    first_look: Option<Instant>,
 }
 
 impl State {
     pub(super) fn new(
         applied: &[AppliedObject],
         scopes: &[Scope],
+        rules: &[Rule],
         actor: &Actor,
         began: jiff::Timestamp,
     ) -> Self {
@@ -83,6 +91,7 @@ impl State {
         Self {
             applied: applied.to_vec(),
             actor: actor.user.clone(),
+            rules: rules.to_vec(),
             world: World::default(),
             unlisted,
             blind: BTreeMap::new(),
@@ -92,6 +101,7 @@ impl State {
             remembered: BTreeMap::new(),
             restarts: BTreeMap::new(),
             settle: Settle::new(began),
+            first_look: None,
         }
     }
 
@@ -121,6 +131,14 @@ impl State {
 
     fn put(&mut self, object: serde_json::Value) {
         let id = World::id(&object);
+        if id.gvk.is("batch", "Job") && has_condition(&object, "Complete", "True") {
+            // Noted here and not in the next look: it may be removed before.
+            let uid = text(&object, &["metadata", "uid"]);
+            let ours = |applied: &AppliedObject| applied.id == id && applied.uid == uid;
+            if self.applied.iter().any(ours) {
+                self.completed.insert(id.clone());
+            }
+        }
         let arrival = if self.unlisted.contains_key(&id.gvk) {
             Arrival::Listed
         } else {
@@ -157,6 +175,7 @@ impl State {
 
     /// Judges every object.
     pub(super) fn judge(&mut self, now: Instant) -> View {
+        self.first_look.get_or_insert(now);
         let unlisted = self
             .unlisted
             .keys()
@@ -193,6 +212,13 @@ impl State {
         if self.holds(applied, &standing, now) {
             standing = Standing::Pending("ready; waiting a moment whether it stays so".to_owned());
         }
+        if let Standing::Pending(why) = &standing
+            && let Some(limit) = self.own_deadline(applied, now)
+        {
+            let seconds = limit.as_secs();
+            let why = format!("was not ready at its own deadline of {seconds} s: {why}");
+            standing = Standing::Failed(why);
+        }
         let mut judged = Judged {
             id: applied.id.clone(),
             failed_for: Duration::ZERO,
@@ -227,9 +253,19 @@ impl State {
         judged
     }
 
+    /// Returns the object's own deadline if it has passed.
+    fn own_deadline(&self, applied: &AppliedObject, now: Instant) -> Option<Duration> {
+        let limit = Options::of(self.world.get(&applied.id)?).timeout?;
+        let since = self.first_look?;
+        (now.duration_since(since) >= limit).then_some(limit)
+    }
+
     /// Says whether pods show that a workload is not as ready as it says.
     fn holds(&mut self, applied: &AppliedObject, standing: &Standing, now: Instant) -> bool {
         if applied.id.gvk.is("batch", "Job") {
+            return false;
+        }
+        if self.world.get(&applied.id).is_some_and(is_skipped) {
             return false;
         }
         let pods = cause::pods_of(applied, &self.world);
@@ -257,10 +293,13 @@ impl State {
             return Standing::Pending("is not listed yet".to_owned());
         }
         let live = self.world.get(&applied.id);
-        if live.is_none() && self.completed.contains(&applied.id) {
+        if live.is_some_and(is_skipped) {
             return Standing::Ready;
         }
-        let standing = rollout::standing(applied, live);
+        if live.is_none() && self.was_completed(applied) {
+            return Standing::Ready;
+        }
+        let standing = rollout::standing(applied, live, &self.rules);
         match (&standing, live) {
             (Standing::Pending(_), Some(live))
                 if gvk.is("", "PersistentVolumeClaim")
@@ -273,6 +312,15 @@ impl State {
             }
             (Standing::Pending(_) | Standing::Ready | Standing::Failed(_), _) => standing,
         }
+    }
+
+    /// A Job can be done and removed before we look; then its event is what is left of it.
+    fn was_completed(&self, applied: &AppliedObject) -> bool {
+        let about = serde_json::json!({ "metadata": { "uid": applied.uid } });
+        self.completed.contains(&applied.id)
+            || (applied.id.gvk.is("batch", "Job")
+                && !applied.uid.is_empty()
+                && !self.world.events_of(&about, &["Completed"]).is_empty())
     }
 
     /// After an undo or a scaling the condition of the revision before stays until the controller's
@@ -315,6 +363,9 @@ impl State {
             return Some("cannot be watched, so its state was not judged".to_owned());
         }
         let live = self.world.get(&applied.id)?;
+        if is_skipped(live) {
+            return Some("is not waited for, as its annotation says".to_owned());
+        }
         if gvk.is("", "PersistentVolumeClaim") && text(live, &["status", "phase"]) == "Pending" {
             return Some("is bound when the first pod uses it".to_owned());
         }
@@ -323,7 +374,9 @@ impl State {
 
     /// Notes how often containers of the new revisions were started again.
     fn note_restarts(&mut self) {
-        for applied in &self.applied {
+        let judged =
+            |applied: &&AppliedObject| !self.world.get(&applied.id).is_some_and(is_skipped);
+        for applied in self.applied.iter().filter(judged) {
             for pod in cause::pods_of(applied, &self.world) {
                 for status in crate::object::list(pod, &["status", "containerStatuses"]) {
                     let count = number(status, &["restartCount"]).unwrap_or(0);
@@ -336,4 +389,9 @@ impl State {
             }
         }
     }
+}
+
+/// Says whether an object's annotation says that nobody waits for it.
+fn is_skipped(live: &serde_json::Value) -> bool {
+    Options::of(live).wait == Wait::Skip
 }

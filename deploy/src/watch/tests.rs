@@ -137,16 +137,12 @@ async fn run(applied: &[AppliedObject], script: Arc<Script>, stop: &Cancellation
         groups: Vec::new(),
     };
     let start = Instant::now();
-    let outcome = watch(
-        applied,
-        "shop",
-        &actor,
-        &ports,
-        &log,
-        start + DEADLINE,
-        stop,
-    )
-    .await;
+    let watched = Watched {
+        objects: applied,
+        namespace: "shop",
+        rules: &[],
+    };
+    let outcome = watch(watched, &actor, &ports, &log, start + DEADLINE, stop).await;
     Run {
         outcome,
         after: start.elapsed(),
@@ -196,7 +192,10 @@ async fn nothing_is_judged_before_every_listing_is_complete() {
     let objects = [applied("apps/v1", "Deployment")];
     let run = run(&objects, Arc::new(script), &CancellationToken::new()).await;
     assert_eq!(run.after, DEADLINE);
-    assert_eq!(run.lines()[0], "still waiting for the listing of v1/Pod");
+    assert_eq!(
+        run.lines()[0],
+        "still waiting for the listing of v1/Pod (after 30 s)"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -475,4 +474,65 @@ async fn a_passed_progress_deadline_fails_the_run() {
         run.failed()[0].message,
         "apps/v1/Deployment shop/web says: ProgressDeadlineExceeded: ReplicaSet \"web-2\" has timed out progressing."
     );
+}
+
+fn with_annotation(observation: Observation, name: &str, value: &str) -> Observation {
+    let Observation::Present(mut object) = observation else {
+        return observation;
+    };
+    object["metadata"]["annotations"] = json!({ name: value });
+    Observation::Present(object)
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_that_says_so_is_not_waited_for() {
+    let deployment = with_annotation(deployment(2, 0), "quaymaster.dev/wait", "skip");
+    let run = rollout(vec![(0, deployment), (0, replica_set()), (0, crash(9))]).await;
+    let note = "apps/v1/Deployment shop/web is not waited for, as its annotation says".to_owned();
+    assert_eq!(run.outcome, ready(vec![note]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_fails_alone_at_its_own_deadline() {
+    let deployment = with_annotation(deployment(2, 0), "quaymaster.dev/timeout", "7s");
+    let run = rollout(vec![(0, deployment)]).await;
+    let Outcome::Failed { causes } = &run.outcome else {
+        panic!("{:?}", run.outcome);
+    };
+    assert_eq!(causes[0].kind, "object_timeout");
+    assert!(causes[0].message.contains("own deadline of 7 s"));
+    assert!(run.after >= Duration::from_secs(7) && run.after < Duration::from_secs(10));
+}
+
+fn job(status: Value) -> Observation {
+    Observation::Present(json!({
+        "apiVersion": "batch/v1", "kind": "Job",
+        "metadata": {"name": "web", "namespace": "shop", "uid": "owner", "generation": 2},
+        "spec": {}, "status": status,
+    }))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_is_removed_in_the_moment_it_completes_is_done() {
+    let complete = json!({"conditions": [{"type": "Complete", "status": "True"}]});
+    let script = Script::new(vec![
+        (0, job(json!({"startTime": "x"}))),
+        (5_000, job(complete)),
+        (5_000, Observation::Gone(id("batch/v1", "Job"))),
+    ]);
+    let objects = [applied("batch/v1", "Job")];
+    let run = run(&objects, Arc::new(script), &CancellationToken::new()).await;
+    assert_eq!(run.outcome, ready(vec![]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_was_removed_before_the_first_look_is_done_when_its_event_says_so() {
+    let event = json!({
+        "apiVersion": "v1", "kind": "Event", "metadata": {"name": "e", "namespace": "shop"},
+        "involvedObject": {"uid": "owner"}, "reason": "Completed",
+    });
+    let objects = [applied("batch/v1", "Job")];
+    let script = Script::new(vec![(0, Observation::Present(event))]);
+    let run = run(&objects, Arc::new(script), &CancellationToken::new()).await;
+    assert_eq!(run.outcome, ready(vec![]));
 }

@@ -108,6 +108,8 @@ impl State {
         }
         let kind = if why.starts_with("ProgressDeadlineExceeded") {
             "progress_deadline"
+        } else if why.contains("at its own deadline") {
+            "object_timeout"
         } else if why.contains("is gone") || why.contains("does not exist any more") {
             "replaced"
         } else {
