@@ -2,10 +2,16 @@
 //!
 //! `cargo measure start`: start to ready. `cargo measure rest`: memory and processor time at rest, sizes of the
 //! programs. `cargo measure secret`: POST to Secret written. `cargo measure deploy`: memory during a deploy of
-//! 100 objects. Everything is measured on release builds; numbers are printed, never asserted.
+//! 100 objects. `cargo measure mixes`, `far`, `kinds`, `crowd`: deploys of many objects beside raw requests,
+//! kubectl and Helm. Everything is measured on release builds; numbers are printed, never asserted.
 #![expect(clippy::print_stdout, reason = "this program prints measurements")]
 
+mod deploys;
+mod mix;
+mod peers;
+
 use std::path::Path;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -25,6 +31,9 @@ use tokio::time::Instant;
 /// Measurements of the agent on real servers.
 #[derive(Parser)]
 struct Cli {
+    /// Measure this program instead of building the agent.
+    #[arg(long)]
+    agent: Option<PathBuf>,
     #[command(subcommand)]
     what: What,
 }
@@ -39,6 +48,14 @@ enum What {
     Secret,
     /// Memory during a deploy of 100 objects.
     Deploy,
+    /// Create 10, 100, 1,000 objects; deploy 1,000 unchanged, then with one changed; beside peers.
+    Mixes,
+    /// Create 100 objects on an API server that is 80 ms away.
+    Far,
+    /// One object with 1,000 more kinds installed.
+    Kinds,
+    /// 16 deploys at once.
+    Crowd,
     /// All of them.
     All,
 }
@@ -46,17 +63,28 @@ enum What {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let cli = Cli::parse();
-    let programs = agent::build_release().await?;
+    let programs = match &cli.agent {
+        Some(agent) => deploys::given(agent),
+        None => agent::build_release().await?,
+    };
     match cli.what {
         What::Start => start(&programs).await,
         What::Rest => rest(&programs).await,
         What::Secret => secret(&programs).await,
         What::Deploy => deploy(&programs).await,
+        What::Mixes => deploys::mixes(&programs).await,
+        What::Far => deploys::far(&programs).await,
+        What::Kinds => deploys::kinds(&programs).await,
+        What::Crowd => deploys::crowd(&programs).await,
         What::All => {
             start(&programs).await?;
             rest(&programs).await?;
             secret(&programs).await?;
-            deploy(&programs).await
+            deploy(&programs).await?;
+            deploys::mixes(&programs).await?;
+            deploys::far(&programs).await?;
+            deploys::kinds(&programs).await?;
+            deploys::crowd(&programs).await
         }
     }
 }
