@@ -2,12 +2,17 @@
 //!
 //! `cargo measure start`: start to ready. `cargo measure rest`: memory and processor time at rest, sizes of the
 //! programs. `cargo measure secret`: POST to Secret written. `cargo measure deploy`: memory during a deploy of
-//! 100 objects. Everything is measured on release builds; numbers are printed, never asserted.
+//! 100 objects. `cargo measure mixes`, `far`, `kinds`, `crowd`: deploys of many objects beside raw requests,
+//! kubectl and Helm. Everything is measured on release builds; numbers are printed, never asserted.
 #![expect(clippy::print_stdout, reason = "this program prints measurements")]
 
+mod deploys;
 mod judge;
+mod mix;
+mod peers;
 
 use std::path::Path;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -28,6 +33,9 @@ use tokio::time::Instant;
 /// Measurements of the agent on real servers.
 #[derive(Parser)]
 struct Cli {
+    /// Measure this program instead of building the agent.
+    #[arg(long)]
+    agent: Option<PathBuf>,
     #[command(subcommand)]
     what: What,
 }
@@ -44,6 +52,14 @@ enum What {
     Deploy,
     /// Whether one folder of manifests becomes ready; measures nothing, see its file.
     Judge(judge::Judge),
+    /// Create 10, 100, 1,000 objects; deploy 1,000 unchanged, then with one changed; beside peers.
+    Mixes,
+    /// Create 100 objects on an API server that is 80 ms away.
+    Far,
+    /// One object with 1,000 more kinds installed.
+    Kinds,
+    /// 16 deploys at once.
+    Crowd,
     /// All of them.
     All,
 }
@@ -54,18 +70,29 @@ async fn main() -> Result<ExitCode> {
     if let What::Judge(options) = cli.what {
         return judge::judge(options).await;
     }
-    let programs = agent::build_release().await?;
+    let programs = match &cli.agent {
+        Some(agent) => deploys::given(agent),
+        None => agent::build_release().await?,
+    };
     match cli.what {
         What::Judge(_) => {}
         What::Start => start(&programs).await?,
         What::Rest => rest(&programs).await?,
         What::Secret => secret(&programs).await?,
         What::Deploy => deploy(&programs).await?,
+        What::Mixes => deploys::mixes(&programs).await?,
+        What::Far => deploys::far(&programs).await?,
+        What::Kinds => deploys::kinds(&programs).await?,
+        What::Crowd => deploys::crowd(&programs).await?,
         What::All => {
             start(&programs).await?;
             rest(&programs).await?;
             secret(&programs).await?;
             deploy(&programs).await?;
+            deploys::mixes(&programs).await?;
+            deploys::far(&programs).await?;
+            deploys::kinds(&programs).await?;
+            deploys::crowd(&programs).await?;
         }
     }
     Ok(ExitCode::SUCCESS)
