@@ -28,6 +28,7 @@ use deploy::ports::Ports;
 use deploy::ports::Write;
 use deploy::principal::Actor;
 use deploy::secret::FingerprintKey;
+use deploy::spec::Duplicates;
 use deploy::watch;
 use deploy::watch::Outcome;
 use proto::event::Body;
@@ -119,7 +120,7 @@ fn objects(dir: &Path) -> Result<Vec<Object>> {
         let name = format!("manifests/{}", entry.file_name().to_string_lossy());
         bundle.files.insert(name, std::fs::read(entry.path())?);
     }
-    let read = manifest::read(&bundle, &["manifests".to_owned()])
+    let read = manifest::read(&bundle, &["manifests".to_owned()], Duplicates::Refuse)
         .map_err(|error| anyhow::anyhow!("{:?}", error.places))
         .context("reading the manifests")?;
     Ok(read.objects)
