@@ -31,7 +31,6 @@ use deploy::secret::FingerprintKey;
 use deploy::spec::Duplicates;
 use deploy::watch;
 use deploy::watch::Outcome;
-use deploy::watch::Watched;
 use proto::event::Body;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -85,12 +84,16 @@ pub(super) async fn judge(options: Judge) -> Result<ExitCode> {
     };
     let log = RunLog::new(Arc::new(SystemClock));
     let stop = CancellationToken::new();
-    let watched = Watched {
-        objects: &applied,
-        namespace: &options.namespace,
-        rules: &[],
-    };
-    let outcome = watch::watch(watched, &actor, &ports, &log, deadline, &stop).await;
+    let outcome = watch::watch(
+        &applied,
+        &options.namespace,
+        &actor,
+        &ports,
+        &log,
+        deadline,
+        &stop,
+    )
+    .await;
     for event in log.since(0) {
         match event.body {
             Body::Message { text, .. } => println!("{text}"),
@@ -117,7 +120,7 @@ fn objects(dir: &Path) -> Result<Vec<Object>> {
         let name = format!("manifests/{}", entry.file_name().to_string_lossy());
         bundle.files.insert(name, std::fs::read(entry.path())?);
     }
-    let read = manifest::read(&bundle, &["manifests".to_owned()], Duplicates::default())
+    let read = manifest::read(&bundle, &["manifests".to_owned()], Duplicates::Refuse)
         .map_err(|error| anyhow::anyhow!("{:?}", error.places))
         .context("reading the manifests")?;
     Ok(read.objects)
