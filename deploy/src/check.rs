@@ -253,11 +253,16 @@ pub async fn dry_run(
     patience: &Patience<'_>,
 ) -> Result<(), CheckError> {
     let actor = plan.permit().actor().clone();
+    let made_anew = made_anew(plan, observed);
+    for index in &made_anew {
+        plan.steps[*index].action = Action::Recreate;
+        "a hook: Helm deletes it and makes it again".clone_into(&mut plan.steps[*index].reason);
+    }
     let specs = &plan.permit().request().spec.secrets;
     let mut asks = Vec::with_capacity(plan.steps().len());
     for (index, step) in plan.steps().iter().enumerate() {
-        if step.action == Action::Same && step.checked.is_some() {
-            continue; // Proved by the plan.
+        if (step.action == Action::Same && step.checked.is_some()) || made_anew.contains(&index) {
+            continue; // Proved by the plan, or made anew by Helm.
         }
         let data = match &step.content {
             Content::Secret { index, .. } => Some(stand_ins(&specs[*index].keys, draft)),
@@ -291,6 +296,17 @@ pub async fn dry_run(
     }
     refused.sort_by_key(|(index, _)| *index);
     verdict(plan, observed, refused)
+}
+
+/// Lists the hooks that are there from the last time: a Job among them could not be changed, which
+/// nobody wants to.
+fn made_anew(plan: &Plan, observed: &BTreeMap<ObjectId, Live>) -> Vec<usize> {
+    let there = |id| !matches!(observed.get(id), None | Some(Live::Absent));
+    let steps = plan.steps().iter().enumerate();
+    steps
+        .filter(|(_, step)| plan.is_hook(step) && there(&step.id))
+        .map(|(index, _)| index)
+        .collect()
 }
 
 /// The values of a Secret for a dry run: what is known, and a stand-in for what is issued later.

@@ -24,6 +24,7 @@ use crate::backoff::Trouble;
 use crate::object::AppliedObject;
 use crate::object::Gvk;
 use crate::object::ObjectId;
+use crate::object::at;
 use crate::object::number;
 use crate::object::text;
 use crate::owned;
@@ -182,6 +183,12 @@ impl Plan {
         self.permit.request().spec.helm.is_some() && matches!(step.content, Content::Object(_))
     }
 
+    /// Says whether a step is a hook of the chart: it comes and goes with Helm.
+    #[must_use]
+    pub fn is_hook(&self, step: &Step) -> bool {
+        self.by_helm(step) && is_hook(step.content.body())
+    }
+
     /// Returns the steps as the report tells them.
     #[must_use]
     pub fn told(&self) -> Vec<proto::report::Step> {
@@ -267,8 +274,29 @@ pub fn wanted(permit: &Permit) -> Vec<(ObjectId, Content)> {
         .request()
         .objects
         .iter()
+        .filter(|object| is_written(&object.body))
         .map(|object| (object.id.clone(), Content::Object(object.body.clone())));
     secrets.chain(objects).collect()
+}
+
+/// The annotation that makes an object of a chart a hook.
+const HOOK: &str = "helm.sh/hook";
+
+/// Says whether Helm treats an object of a chart as a hook.
+pub(crate) fn is_hook(body: &Value) -> bool {
+    at(body, &["metadata", "annotations", HOOK]).is_some()
+}
+
+/// Says whether a deploy writes an object: hooks for tests and deletions only lie in the release.
+fn is_written(body: &Value) -> bool {
+    let events = text(body, &["metadata", "annotations", HOOK]);
+    let written = |event: &str| {
+        matches!(
+            event.trim(),
+            "pre-install" | "post-install" | "pre-upgrade" | "post-upgrade"
+        )
+    };
+    !is_hook(body) || events.split(',').any(written)
 }
 
 fn secret_body(spec: &SecretSpec, namespace: &str, app: &str) -> Value {

@@ -14,7 +14,6 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::StreamExt as _;
 use proto::report::Action;
-use serde_json::Value;
 use serde_json::json;
 use sha2::Digest as _;
 use sha2::Sha256;
@@ -29,7 +28,6 @@ use crate::chart;
 use crate::manifest;
 use crate::object::AppliedObject;
 use crate::object::ObjectId;
-use crate::object::at;
 use crate::object::number;
 use crate::object::text;
 use crate::plan::Plan;
@@ -50,8 +48,6 @@ use crate::render::release_of;
 use crate::request::Source;
 use crate::spec::Helm;
 
-/// The annotation that makes an object a hook.
-const HOOK: &str = "helm.sh/hook";
 /// Label of a record: the decision that let a run write it; every run has its own.
 const RUN: &str = "state.quaymaster.dev/decision";
 /// Label of a record: a digest of what was written.
@@ -416,13 +412,7 @@ fn unchanged(plan: &Plan, records: &[Record], content: &str) -> Option<Vec<Appli
 /// The objects of the chart that stay: hooks come and go with Helm.
 fn main_objects(plan: &Plan) -> impl Iterator<Item = &Step> {
     let by_helm = plan.steps().iter().filter(|step| plan.by_helm(step));
-    by_helm.filter(|step| !is_hook(step.content.body()))
-}
-
-/// Says whether Helm treats an object as a hook.
-#[must_use]
-pub fn is_hook(body: &Value) -> bool {
-    at(body, &["metadata", "annotations", HOOK]).is_some()
+    by_helm.filter(|step| !plan.is_hook(step))
 }
 
 /// Makes an error of what Helm said; for a failed hook with the hooks that are there.
@@ -449,7 +439,7 @@ async fn refused(
     let hooks = plan
         .steps()
         .iter()
-        .filter(|step| plan.by_helm(step) && is_hook(step.content.body()))
+        .filter(|step| plan.is_hook(step))
         .filter(|step| said.contains(&step.id.name));
     let ids = hooks.map(|step| step.id.clone()).collect();
     ReleaseError::Hook {

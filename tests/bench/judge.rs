@@ -31,6 +31,7 @@ use deploy::secret::FingerprintKey;
 use deploy::spec::Duplicates;
 use deploy::watch;
 use deploy::watch::Outcome;
+use deploy::watch::Watched;
 use proto::event::Body;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -85,8 +86,11 @@ pub(super) async fn judge(options: Judge) -> Result<ExitCode> {
     let log = RunLog::new(Arc::new(SystemClock));
     let stop = CancellationToken::new();
     let outcome = watch::watch(
-        &applied,
-        &options.namespace,
+        Watched {
+            objects: &applied,
+            namespace: &options.namespace,
+            rules: &[],
+        },
         &actor,
         &ports,
         &log,

@@ -263,3 +263,548 @@ async fn a_kind_that_is_not_granted_is_found_in_templates_and_hooks_before_the_f
     ensure!(secrets.trim().is_empty(), "{secrets}");
     Ok(())
 }
+
+/// The names of the stages of a run, in order.
+fn stages(done: &Finished) -> Vec<String> {
+    let starts = done.log.split("section_start:").skip(1);
+    starts
+        .filter_map(|text| text.split(['\r', '\u{1b}', '\n', '[']).next())
+        .filter_map(|text| text.split("quaymaster_").nth(1).map(str::to_owned))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_bad_image_has_the_same_cause_in_a_chart_as_in_manifests() -> Result<()> {
+    let world = World::new("helmimage").await?;
+    let bad = "localhost:5000/quaymaster/none:nope";
+    let chart = Chart::new();
+    let rest = with_image(&world).replace(&world.stand.busybox(), bad);
+    let helm_way = chart.deploy(&world, &rest).await?;
+    let deployment = crate::samples::Deployment {
+        image: bad,
+        ..Default::default()
+    };
+    let (spec, web) = (crate::samples::spec(""), deployment.yaml());
+    let plain_way = world
+        .deploy(&[("quaymaster.yaml", &spec), ("k8s/web.yaml", &web)])
+        .await?;
+    ended_with(&helm_way, 424)?;
+    ended_with(&plain_way, 424)?;
+    ensure!(
+        !helm_way.causes().is_empty() && helm_way.causes() == plain_way.causes(),
+        "{:?} and {:?}",
+        helm_way.causes(),
+        plain_way.causes()
+    );
+    let mut helm_stages = stages(&helm_way);
+    ensure!(
+        helm_stages.iter().any(|stage| stage == "render"),
+        "{helm_stages:?}"
+    );
+    helm_stages.retain(|stage| stage != "render");
+    ensure!(helm_stages == stages(&plain_way), "{helm_stages:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_failed_upgrade_goes_back_to_the_revision_that_worked() -> Result<()> {
+    let mut world = World::without_agent("helmback").await?;
+    let policy = world.policy() + "verbs = [\"apply\", \"rollback\"]\n";
+    std::fs::write(world.policy_path(), policy)?;
+    world.start_agent().await?;
+    let rest = with_image(&world).replace("timeout: 90s", "timeout: 90s, on_failure: rollback");
+    let mut chart = Chart::new();
+    ended_with(&chart.deploy(&world, &rest).await?, 200)?;
+    chart.helm("set: { message: broken, shell: exit 7 }\n");
+    let done = chart.deploy(&world, &rest).await?;
+    ended_with(&done, 424)?;
+    let report = done.json()?;
+    ensure!(report["status"] == "rolled_back", "{report}\n{}", done.log);
+    ensure!(!done.causes().is_empty(), "{report}");
+    let message = world
+        .kubectl(&[
+            "get",
+            "configmap",
+            "app-conf",
+            "-o",
+            "jsonpath={.data.message}",
+        ])
+        .await?;
+    ensure!(message == "one", "{message}");
+    let revisions = history(&world).await?;
+    ensure!(
+        revisions.len() == 3 && revisions[2]["status"] == "deployed",
+        "{revisions:?}"
+    );
+    // People's Helm works on it as before, and the next deploy on theirs.
+    helm(&world, &["rollback", "app", "1"]).await?;
+    chart.extra.clear();
+    chart.helm("set: { message: three }\n");
+    ended_with(&chart.deploy(&world, &rest).await?, 200)?;
+    ensure!(
+        history(&world).await?.len() == 5,
+        "every step is in the history"
+    );
+    Ok(())
+}
+
+const HOOK: &str = "apiVersion: batch/v1\nkind: Job\nmetadata:\n  name: {{ .Release.Name }}-migrate\n  annotations: { helm.sh/hook: \"pre-install,pre-upgrade\" }\nspec:\n  backoffLimit: 0\n  template:\n    spec:\n      restartPolicy: Never\n      terminationGracePeriodSeconds: 0\n      containers:\n        - name: main\n          image: \"{{ .Values.image.repository }}:{{ .Values.image.tag }}\"\n          command: [\"/bin/sh\", \"-c\", {{ .Values.hook | quote }}]\n";
+
+#[tokio::test]
+async fn hooks_run_again_with_every_change_and_a_failing_one_says_why() -> Result<()> {
+    let world = World::new("helmhook").await?;
+    let rest = with_image(&world);
+    let mut chart = Chart::new();
+    chart.put("chart/templates/hook.yaml", HOOK);
+    for message in ["one", "two"] {
+        chart.extra = format!("set: {{ hook: \"true\", message: {message} }}\n");
+        ended_with(&chart.deploy(&world, &rest).await?, 200)?;
+    }
+    chart.extra = "set: { hook: \"echo the-schema-is-gone; exit 3\" }\n".to_owned();
+    let done = chart.deploy(&world, &rest).await?;
+    ended_with(&done, 424)?;
+    ensure!(
+        !done.causes().is_empty() && done.log.contains("the-schema-is-gone"),
+        "{}\n{}",
+        done.answer.text(),
+        done.log
+    );
+    let message = world
+        .kubectl(&[
+            "get",
+            "configmap",
+            "app-conf",
+            "-o",
+            "jsonpath={.data.message}",
+        ])
+        .await?;
+    ensure!(
+        message == "two",
+        "what comes after the hook is not written: {message}"
+    );
+    Ok(())
+}
+
+/// Lists the processes whose command line names this world's folder or its Helm, without the agent.
+fn children(world: &World) -> Vec<(u32, String)> {
+    let place = format!("{}/state/render/", world.dir().display());
+    let ids = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let ids = ids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    ids.filter_map(|id| {
+        let cwd = std::fs::read_link(format!("/proc/{id}/cwd")).ok()?;
+        let read = |file| {
+            let bytes = std::fs::read(format!("/proc/{id}/{file}")).unwrap_or_default();
+            String::from_utf8_lossy(&bytes).replace('\0', " ")
+        };
+        let inside = cwd.to_string_lossy().starts_with(&place);
+        inside.then(|| (id, format!("{} {}", read("cmdline"), read("environ"))))
+    })
+    .collect()
+}
+
+async fn child_of(world: &World, word: &str) -> Result<(u32, String)> {
+    tests::wait::until(
+        "the child",
+        std::time::Duration::from_secs(40),
+        async || {
+            let found = children(world);
+            match found.iter().find(|(_, words)| words.contains(word)) {
+                Some(found) => tests::wait::Look::Ready(found.clone()),
+                None => tests::wait::Look::NotYet(format!("{found:?}")),
+            }
+        },
+    )
+    .await
+}
+
+#[tokio::test]
+async fn a_killed_agent_leaves_no_helm_and_the_next_deploy_puts_the_release_right() -> Result<()> {
+    let mut world = World::new("helmkill").await?;
+    let rest = with_image(&world);
+    let mut chart = Chart::new();
+    chart.put("chart/templates/hook.yaml", HOOK);
+    for (round, revisions) in [("install", 1), ("upgrade", 4)] {
+        chart.extra = format!("set: {{ hook: \"sleep 60\", message: {round}-slow }}\n");
+        let spec = chart.spec(&rest);
+        ensure!(world.post(&chart.bundle(&spec)).await?.status == 202);
+        let (child, _) = child_of(&world, "upgrade").await?;
+        let record = format!("jsonpath={{.items[*].metadata.labels.status}}");
+        tests::wait::until(
+            "the pending record",
+            std::time::Duration::from_secs(30),
+            async || {
+                let words = ["get", "secret", "-l", "owner=helm", "-o", record.as_str()];
+                match world.kubectl(&words).await {
+                    Ok(text) if text.contains("pending-") => tests::wait::Look::Ready(()),
+                    Ok(text) => tests::wait::Look::NotYet(text),
+                    Err(error) => tests::wait::Look::Hopeless(error),
+                }
+            },
+        )
+        .await?;
+        world.kill_agent().await?;
+        tests::wait::until(
+            "the child to be gone",
+            std::time::Duration::from_secs(5),
+            async || match std::fs::read_to_string(format!("/proc/{child}/comm")) {
+                Err(_gone) => tests::wait::Look::Ready(()),
+                Ok(name) => tests::wait::Look::NotYet(name),
+            },
+        )
+        .await?;
+        world.start_agent().await?;
+        chart.extra = format!("set: {{ hook: \"true\", message: {round} }}\n");
+        let done = chart.deploy(&world, &rest).await?;
+        ended_with(&done, 200)?;
+        ensure!(
+            done.log.contains("an earlier deploy was killed"),
+            "{}",
+            done.log
+        );
+        let found = history(&world).await?;
+        ensure!(found.len() == revisions, "{round}: {found:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_release_that_somebody_elses_helm_works_on_is_left_alone() -> Result<()> {
+    let world = World::new("helmbusy").await?;
+    let chart = Chart::of("apiVersion: v1\nkind: ConfigMap\nmetadata: { name: conf }\n");
+    ended_with(&chart.deploy(&world, "").await?, 200)?;
+    let labels = [
+        "label",
+        "secret",
+        "sh.helm.release.v1.app.v1",
+        "--overwrite",
+        "status=pending-upgrade",
+        "state.quaymaster.dev/decision-",
+    ];
+    world.kubectl(&labels).await?;
+    let mut changed =
+        Chart::of("apiVersion: v1\nkind: ConfigMap\nmetadata: { name: conf }\ndata: { a: b }\n");
+    let done = changed.helm("").deploy(&world, "").await?;
+    ensure!(done.code() == "locked", "{}", done.answer.text());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_template_that_fails_or_is_not_yaml_is_named() -> Result<()> {
+    let world = World::new("helmbad").await?;
+    let rows = [
+        (
+            "a: {{ required \"say a title\" .Values.title }}\n",
+            "say a title",
+        ),
+        (
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: { name: a }\ndata: { a: 1, a: 2 }\n",
+            "templates/all.yaml",
+        ),
+        (
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: { name: a }\nspec: { x: 1 }\n",
+            "spec",
+        ),
+        ("{{ $_ := set .Values \"x\" 1 }}\n", "holds no object"),
+    ];
+    for (template, word) in rows {
+        let done = Chart::of(template).deploy(&world, "").await?;
+        ended_with(&done, 422)?;
+        ensure!(
+            done.answer.text().contains(word),
+            "{word}: {}",
+            done.answer.text()
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_hostile_template_is_ended_and_the_agent_goes_on() -> Result<()> {
+    let world = World::new("helmbomb").await?;
+    let filler = "x".repeat(1000);
+    let endless = format!(
+        "{{{{- range until 100000 }}}}\n# {filler}\n{{{{- end }}}}\napiVersion: v1\nkind: ConfigMap\nmetadata: {{ name: a }}\n"
+    );
+    let greedy = "{{- $all := dict }}{{- range until 2000000000 }}{{- $_ := set $all (toString .) . }}{{- end }}\n";
+    for (name, template) in [("endless", endless.as_str()), ("greedy", greedy)] {
+        let done = Chart::of(template)
+            .deploy(&world, "rollout: { timeout: 45s }\n")
+            .await?;
+        ended_with(&done, 422)?;
+        ensure!(
+            done.code() == "manifest_invalid",
+            "{name}: {}",
+            done.answer.text()
+        );
+    }
+    ensure!(children(&world).is_empty(), "{:?}", children(&world));
+    let after = Chart::of("apiVersion: v1\nkind: ConfigMap\nmetadata: { name: a }\n");
+    ended_with(&after.deploy(&world, "").await?, 200)
+}
+
+#[tokio::test]
+async fn lookup_sees_what_the_job_may_see_and_nothing_else() -> Result<()> {
+    let world = World::new("helmlook").await?;
+    let other = World::without_agent("helmother").await?;
+    other
+        .kubectl(&[
+            "create",
+            "secret",
+            "generic",
+            "foreign",
+            "--from-literal=a=foreign-value",
+        ])
+        .await?;
+    world
+        .kubectl(&["create", "configmap", "own", "--from-literal=a=own-value"])
+        .await?;
+    let template = |kind: &str, namespace: &str, name: &str| {
+        format!(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{ name: seen }}\ndata:\n  a: {{{{ (lookup \"v1\" {kind:?} {namespace:?} {name:?}).data | toJson | quote }}}}\n"
+        )
+    };
+    let own = Chart::of(&template("ConfigMap", &world.namespace, "own"));
+    ended_with(&own.deploy(&world, "").await?, 200)?;
+    let seen = world
+        .kubectl(&["get", "configmap", "seen", "-o", "jsonpath={.data.a}"])
+        .await?;
+    ensure!(seen.contains("own-value"), "{seen}");
+    let foreign = Chart::of(&template("Secret", &other.namespace, "foreign"));
+    let done = foreign.deploy(&world, "").await?;
+    ended_with(&done, 422)?;
+    ensure!(
+        done.answer.text().contains("forbidden") && !done.log.contains("foreign-value"),
+        "{}",
+        done.log
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_plan_of_a_chart_writes_nothing_and_tells_of_random_output() -> Result<()> {
+    let world = World::new("helmplan").await?;
+    let chart = Chart::of(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: { name: a }\ndata: { a: {{ randAlphaNum 12 | quote }} }\n",
+    );
+    let done = chart.plan(&world, "").await?;
+    ended_with(&done, 200)?;
+    ensure!(
+        done.log.contains("renders differently each time"),
+        "{}",
+        done.log
+    );
+    ensure!(done.log.contains("create: v1/ConfigMap"), "{}", done.log);
+    let there = world
+        .kubectl(&["get", "secret,configmap", "-o", "name"])
+        .await?;
+    ensure!(
+        !there.contains("configmap/a") && !there.contains("secret/"),
+        "{there}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_remote_or_a_plugin_in_a_kustomization_is_refused_by_the_post() -> Result<()> {
+    let world = World::new("kustremote").await?;
+    let spec = "version: 1\nname: app\nkustomize: over\n";
+    for line in [
+        "resources: [\"https://example.com/a.yaml\"]",
+        "resources: [\"github.com/o/r//base?ref=v1\"]",
+        "resources: [../../etc]",
+        "generators: [plugin.yaml]",
+        "helmCharts: [{ name: x }]",
+    ] {
+        let answer = world
+            .post(&[
+                ("quaymaster.yaml", spec),
+                ("over/kustomization.yaml", &format!("{line}\n")),
+                (
+                    "over/plugin.yaml",
+                    "apiVersion: v1\nkind: Exec\nmetadata: { name: x }\n",
+                ),
+            ])
+            .await?;
+        ensure!(
+            answer.status == 422 && answer.code() == "manifest_invalid",
+            "{line}: {}",
+            answer.text()
+        );
+        ensure!(
+            answer.text().contains("over/kustomization.yaml"),
+            "{}",
+            answer.text()
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn no_secret_and_no_credential_is_in_a_childs_words_environment_or_folder() -> Result<()> {
+    let world = World::new("helmcanary").await?;
+    let path = world
+        .put("app", serde_json::json!({ "value": "canary-value-77" }))
+        .await?;
+    let rest = with_image(&world)
+        + &format!(
+            "secrets:\n  - name: app-secret\n    keys:\n      value: {{ vault: {path}, field: value }}\n"
+        );
+    let mut chart = Chart::new();
+    chart.put("chart/templates/hook.yaml", HOOK);
+    chart.helm("set: { hook: \"sleep 5; echo canary-value-77; exit 1\" }\n");
+    let spec = chart.spec(&rest);
+    let job = world.job()?;
+    let answer = tests::submission::post(&job, "/v1/deploys", &chart.bundle(&spec)).await?;
+    ensure!(answer.status == 202, "{}", answer.text());
+    let id = answer.json()?["id"].as_str().unwrap_or_default().to_owned();
+    let (child, words) = child_of(&world, "upgrade").await?;
+    let kubeconfig = std::fs::read_to_string(&world.stand.facts().kubeconfig_agent)?;
+    let key = kubeconfig.lines().find_map(|line| {
+        let line = line.trim();
+        line.strip_prefix("client-key-data: ")
+            .or(line.strip_prefix("token: "))
+    });
+    ensure!(words.contains("KUBECONFIG=/proc/self/fd/0"), "{words}");
+    for secret in [Some("canary-value-77"), key].into_iter().flatten() {
+        ensure!(!words.contains(secret), "{words}");
+        let place = format!("{}/state/render", world.dir().display());
+        let found = std::process::Command::new("grep")
+            .args(["-rlF", "--", secret, &place])
+            .output()?;
+        ensure!(
+            found.stdout.is_empty(),
+            "{}",
+            String::from_utf8_lossy(&found.stdout)
+        );
+    }
+    let input = std::fs::read_link(format!("/proc/{child}/fd/0"))?;
+    ensure!(
+        input.to_string_lossy().contains("memfd:kubeconfig"),
+        "{}",
+        input.display()
+    );
+    let done = world.finish(&job, &id).await?;
+    ended_with(&done, 424)?;
+    ensure!(
+        !done.log.contains("canary-value-77") && !done.answer.text().contains("canary-value-77"),
+        "{}",
+        done.log
+    );
+    ensure!(!world.agent_log()?.contains("canary-value-77"));
+    let left = std::fs::read_dir(world.dir().join("state/render"))?.count();
+    ensure!(left == 0, "{left} folders are left");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_agent_without_the_programs_says_so_to_runs_that_need_them() -> Result<()> {
+    let mut world = World::without_agent("helmnone").await?;
+    let config = std::fs::read_to_string(world.config_path())?;
+    let without: String = config
+        .lines()
+        .filter(|line| !line.starts_with("helm = ") && !line.starts_with("kubectl = "))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    std::fs::write(world.config_path(), without)?;
+    world.start_agent().await?;
+    let chart = Chart::of("apiVersion: v1\nkind: ConfigMap\nmetadata: { name: a }\n");
+    let done = chart.deploy(&world, "").await?;
+    ended_with(&done, 422)?;
+    ensure!(
+        done.answer.text().contains("render.helm"),
+        "{}",
+        done.answer.text()
+    );
+    let spec = crate::samples::spec("");
+    let conf = crate::samples::config_map("conf", "v");
+    let plain = world
+        .deploy(&[("quaymaster.yaml", &spec), ("k8s/c.yaml", &conf)])
+        .await?;
+    ended_with(&plain, 200)
+}
+
+#[tokio::test]
+async fn the_sample_is_the_same_app_in_three_ways() -> Result<()> {
+    let mut world = World::without_agent("threeways").await?;
+    world.start_agent().await?;
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/flask");
+    let image = world.stand.busybox();
+    let read = |way: &str, files: &[&str]| -> Result<Vec<(String, String)>> {
+        files
+            .iter()
+            .map(|file| {
+                Ok((
+                    (*file).to_owned(),
+                    std::fs::read_to_string(root.join(way).join(file))?,
+                ))
+            })
+            .collect()
+    };
+    let ways = [
+        read(
+            "",
+            &[
+                "quaymaster.yaml",
+                "k8s/configmap.yaml",
+                "k8s/deployment.yaml",
+                "k8s/service.yaml",
+            ],
+        )?,
+        read(
+            "kustomize",
+            &[
+                "quaymaster.yaml",
+                "base/kustomization.yaml",
+                "base/configmap.yaml",
+                "base/deployment.yaml",
+                "base/service.yaml",
+                "overlays/production/kustomization.yaml",
+            ],
+        )?,
+        read(
+            "chart",
+            &[
+                "quaymaster.yaml",
+                "flask/Chart.yaml",
+                "flask/values.yaml",
+                "flask/templates/configmap.yaml",
+                "flask/templates/deployment.yaml",
+                "flask/templates/service.yaml",
+            ],
+        )?,
+    ];
+    let mut seen = Vec::new();
+    for way in &ways {
+        let spec = way[0].1.replace("${IMAGE}", &image);
+        // Its secrets belong to another rule than this world's.
+        let (head, rest) = spec.split_once("secrets:").unwrap_or_default();
+        let rest = rest.split_once("\n\n").unwrap_or_default().1;
+        let spec = format!("{head}{rest}");
+        let files = way
+            .iter()
+            .skip(1)
+            .map(|(name, text)| (name.as_str(), text.as_str()));
+        let files: Vec<(&str, &str)> = std::iter::once(("quaymaster.yaml", spec.as_str()))
+            .chain(files)
+            .collect();
+        let done = world.plan(&files).await?;
+        ended_with(&done, 200)?;
+        let steps = done.json()?["steps"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        let mut steps: Vec<String> = steps
+            .iter()
+            .map(|step| format!("{} {}", step["action"], step["object"]))
+            .collect();
+        steps.sort();
+        let mut stages = stages(&done);
+        stages.retain(|stage| stage != "render");
+        seen.push((steps, stages));
+    }
+    ensure!(
+        seen[0].0.len() == 3 && seen[0] == seen[1] && seen[1] == seen[2],
+        "{seen:?}"
+    );
+    Ok(())
+}

@@ -18,6 +18,7 @@ mod quote;
 mod expand;
 mod archive;
 mod walk;
+mod kustomization;
 mod pack;
 mod saved;
 mod tokens;

@@ -1,4 +1,4 @@
-//! Packs the bundle: `quaymaster.yaml`, expanded, and the files that its `manifests` name.
+//! Packs the bundle: `quaymaster.yaml`, expanded, and the files that it names.
 //!
 //! Called by the commands `deploy` and `plan`. The archive depends on the files' names and content
 //! alone, so the same input gives the same bytes. The limits of the contract are checked here
@@ -19,9 +19,11 @@ use proto::error::Problem;
 use crate::archive;
 use crate::expand;
 use crate::expand::Environment;
+use crate::kustomization;
 use crate::walk;
 use crate::walk::WalkError;
 use crate::yaml;
+use crate::yaml::Named;
 use crate::yaml::SPEC_FILE;
 
 /// Bytes of the whole archive.
@@ -59,8 +61,8 @@ pub(crate) enum PackError {
         /// Why.
         source: io::Error,
     },
-    /// An entry of `manifests` cannot be packed.
-    #[error("packing an entry of manifests")]
+    /// An entry that names files cannot be packed.
+    #[error("packing an entry of {SPEC_FILE}")]
     Manifest {
         /// The entry's place in the spec.
         place: Place,
@@ -102,12 +104,16 @@ pub(crate) fn pack(dir: &Path, environment: &Environment) -> Result<Bundle, Pack
 
     let scalars = yaml::scalars(&spec).map_err(|place| PackError::Spec(vec![place]))?;
     let mut paths: BTreeMap<String, PathBuf> = BTreeMap::new();
-    for entry in yaml::manifests(&scalars) {
-        let found = walk::files(&root, &entry.value.replace("$${", "${")).map_err(|source| {
-            PackError::Manifest {
-                place: yaml::place(&spec, entry.start, String::new()),
-                source,
-            }
+    for (named, entry) in yaml::entries(&scalars) {
+        let path = entry.value.replace("$${", "${");
+        let found = match named {
+            Named::Manifests => walk::files(&root, &path),
+            Named::Whole => walk::whole(&root, &path),
+            Named::Kustomization => kustomization::files(&root, &path),
+        };
+        let found = found.map_err(|source| PackError::Manifest {
+            place: yaml::place(&spec, entry.start, String::new()),
+            source,
         })?;
         paths.extend(found);
     }
@@ -188,11 +194,11 @@ impl PackError {
                 .hint("run quaymaster in the folder that holds quaymaster.yaml, or name the folder: quaymaster deploy DIR"),
             Self::Manifest { mut place, source } => {
                 place.message = source.message();
-                Problem::new(Code::BundleInvalid, "an entry of manifests cannot be packed")
+                Problem::new(Code::BundleInvalid, "a file that quaymaster.yaml names cannot be packed")
                     .places([place])
             }
             Self::TooLarge { .. } | Self::TooMany { .. } => Problem::new(Code::TooLarge, detail)
-                .hint("name only the manifests that belong to this deploy"),
+                .hint("name only the files that belong to this deploy"),
         }
     }
 }

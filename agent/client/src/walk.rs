@@ -41,7 +41,7 @@ pub(crate) enum WalkError {
         source: io::Error,
     },
     /// A folder without manifests.
-    #[error("the folder {path} holds no *.yaml, *.yml or *.json file")]
+    #[error("the folder {path} holds no file that is wanted here (*.yaml, *.yml, *.json)")]
     Nothing {
         /// The folder.
         path: String,
@@ -81,12 +81,28 @@ impl WalkError {
 /// # Errors
 /// The first thing that cannot be packed.
 pub(crate) fn files(root: &Path, entry: &str) -> Result<BTreeMap<String, PathBuf>, WalkError> {
+    entry_files(root, entry, is_manifest)
+}
+
+/// As [`files`], with every file of a folder that is no dot file.
+///
+/// # Errors
+/// The first thing that cannot be packed.
+pub(crate) fn whole(root: &Path, entry: &str) -> Result<BTreeMap<String, PathBuf>, WalkError> {
+    entry_files(root, entry, |_any| true)
+}
+
+fn entry_files(
+    root: &Path,
+    entry: &str,
+    wanted: fn(&OsStr) -> bool,
+) -> Result<BTreeMap<String, PathBuf>, WalkError> {
     let name = inside(entry)?;
     let mut found = BTreeMap::new();
     let path = resolve(root, &name)?;
     let kind = metadata(&path, &name)?;
     if kind.is_dir() {
-        folder(root, &name, &mut vec![path], &mut found)?;
+        folder(root, &name, &mut vec![path], wanted, &mut found)?;
         if found.is_empty() {
             return Err(WalkError::Nothing {
                 path: entry.to_owned(),
@@ -129,6 +145,7 @@ fn folder(
     root: &Path,
     name: &str,
     above: &mut Vec<PathBuf>,
+    wanted: fn(&OsStr) -> bool,
     found: &mut BTreeMap<String, PathBuf>,
 ) -> Result<(), WalkError> {
     let unreadable = |source| WalkError::Read {
@@ -145,7 +162,7 @@ fn folder(
         let path = match resolve(root, &child) {
             Ok(path) => path,
             // A link that dangles or leads out and is no manifest is nobody's business.
-            Err(_) if !is_manifest(&item) => continue,
+            Err(_) if !wanted(&item) => continue,
             Err(error) => return Err(error),
         };
         let kind = metadata(&path, &child)?;
@@ -155,9 +172,9 @@ fn folder(
                 return Err(WalkError::Name { path: child, why });
             }
             above.push(path);
-            folder(root, &child, above, found)?;
+            folder(root, &child, above, wanted, found)?;
             above.pop();
-        } else if kind.is_file() && is_manifest(&item) {
+        } else if kind.is_file() && wanted(&item) {
             found.insert(checked(child)?, path);
         }
     }

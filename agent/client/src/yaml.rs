@@ -156,14 +156,30 @@ pub(crate) fn place(source: &str, at: usize, message: String) -> Place {
     }
 }
 
-/// Returns the entries of the top level list `manifests`, in the order of the file.
-pub(crate) fn manifests(scalars: &[Scalar]) -> impl Iterator<Item = &Scalar> {
-    scalars.iter().filter(|scalar| {
-        scalar.role == Role::Value
-            && scalar
-                .path
-                .iter()
-                .map(String::as_str)
-                .eq(["manifests", "[]"])
+/// What an entry of the spec names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Named {
+    /// Manifests: a file, or the manifests of a folder.
+    Manifests,
+    /// A kustomization: its folder, and every file and folder that it names.
+    Kustomization,
+    /// A file, or a folder with everything in it.
+    Whole,
+}
+
+/// Returns the entries of a spec that name files, in the order of the file.
+pub(crate) fn entries(scalars: &[Scalar]) -> impl Iterator<Item = (Named, &Scalar)> {
+    scalars.iter().filter_map(|scalar| {
+        if scalar.role != Role::Value {
+            return None;
+        }
+        let path: Vec<&str> = scalar.path.iter().map(String::as_str).collect();
+        let named = match path.as_slice() {
+            ["manifests", "[]"] => Named::Manifests,
+            ["kustomize"] => Named::Kustomization,
+            ["helm", "chart"] | ["helm", "values", "[]"] => Named::Whole,
+            _ => return None,
+        };
+        Some((named, scalar))
     })
 }
