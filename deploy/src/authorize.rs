@@ -239,6 +239,35 @@ pub fn authorize(
     })
 }
 
+/// Says as whom a caller may look at the apps of a namespace: a rule that matches has to grant it.
+///
+/// # Errors
+/// The denial, the same for namespaces that exist and those that do not.
+pub fn look(
+    policy: &Policy,
+    principal: &Principal,
+    cluster: &ClusterName,
+    namespace: &Namespace,
+    decision: &str,
+) -> Result<Actor, Denial> {
+    let (actor, rules) = admitted(policy, principal, decision)?;
+    let grants = |rule: &&Rule| {
+        rule.clusters.get(cluster).is_some_and(|grant| {
+            let mut namespaces = grant.namespaces.iter();
+            namespaces.any(|pattern| pattern.matches(namespace.as_str()))
+        })
+    };
+    if rules.iter().any(grants) {
+        return Ok(actor);
+    }
+    Err(Denial {
+        decision: decision.to_owned(),
+        message: format!("namespace {namespace} of cluster {cluster} is not granted"),
+        hint: "ask the operator to extend the rule, naming the decision id".to_owned(),
+        nearest: Vec::new(),
+    })
+}
+
 /// Returns the actor and the matching rules, at least one.
 fn admitted<'p>(
     policy: &'p Policy,

@@ -13,6 +13,11 @@ pub mod store;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
+use proto::app::App;
+use proto::app::RevisionStatus;
+use proto::ids::ClusterName;
+use proto::ids::DeployName;
+use proto::ids::Namespace;
 use serde::Deserialize;
 use serde::Serialize;
 use serde_json::Value;
@@ -65,6 +70,42 @@ pub struct Revision {
     /// For a rollback: the revision that was put back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub back_to: Option<u64>,
+}
+
+impl Revision {
+    /// Says whether its objects are recorded and were verified.
+    #[must_use]
+    pub const fn can_come_back(&self) -> bool {
+        matches!(self.state, State::Deployed) && self.chunks > 0
+    }
+
+    fn told(&self) -> proto::app::Revision {
+        let Origin {
+            pipeline,
+            job,
+            commit,
+            reference,
+            user,
+        } = self.origin.clone();
+        proto::app::Revision {
+            number: self.number,
+            status: match self.state {
+                State::Pending => RevisionStatus::Pending,
+                State::Deployed => RevisionStatus::Deployed,
+                State::Failed => RevisionStatus::Failed,
+                State::RolledBack => RevisionStatus::RolledBack,
+            },
+            can_come_back: self.can_come_back(),
+            run: self.run.clone(),
+            time: self.time.clone(),
+            pipeline,
+            job,
+            commit,
+            reference,
+            user,
+            puts_back: self.back_to,
+        }
+    }
 }
 
 /// Where a revision comes from.
@@ -189,6 +230,20 @@ impl Past {
         self.revisions
             .last()
             .map_or(1, |revision| revision.number + 1)
+    }
+
+    /// Tells the app to a caller, the newest revision first.
+    #[must_use]
+    pub fn told(&self, name: DeployName, cluster: ClusterName, namespace: Namespace) -> App {
+        let members = self.members.iter();
+        App {
+            name,
+            cluster,
+            namespace,
+            current: self.deployed().map(|revision| revision.number),
+            revisions: self.revisions.iter().rev().map(Revision::told).collect(),
+            objects: members.map(|member| member.id().to_string()).collect(),
+        }
     }
 
     /// Lists what the app may have and does not want any more.

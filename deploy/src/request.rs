@@ -3,6 +3,9 @@
 //! Made from an unpacked bundle; consumed by [`crate::authorize`]. From here on nothing is parsed
 //! again.
 
+use std::collections::BTreeMap;
+
+use proto::app::Rollback;
 use proto::error::Code;
 use proto::error::Place;
 use proto::report::Mode;
@@ -17,6 +20,8 @@ use crate::manifest;
 use crate::object::Object;
 use crate::ports::Files;
 use crate::spec;
+use crate::spec::Duplicates;
+use crate::spec::Rollout;
 use crate::spec::SPEC_FILE;
 use crate::spec::Spec;
 
@@ -94,6 +99,47 @@ pub fn read(bundle: &Bundle, mode: Mode) -> Result<Request, InputError> {
         source: Source::Manifests,
         binding: Binding::default(),
         notes: manifests.notes,
+    })
+}
+
+/// Makes the request to go back to a recorded revision; its objects become known during the run.
+///
+/// # Errors
+/// The timeout is no duration.
+pub fn rollback(asked: Rollback) -> Result<Request, InputError> {
+    let mut rollout = Rollout {
+        // Whoever asks for a revision by name means to go back.
+        allow_older: true,
+        ..Rollout::default()
+    };
+    if let Some(text) = &asked.timeout {
+        rollout.timeout = spec::duration(text).map_err(|problem| {
+            let place = Place {
+                path: Some("timeout".to_owned()),
+                ..Place::message(problem)
+            };
+            InputError::one(Code::BadRequest, place)
+        })?;
+    }
+    Ok(Request {
+        mode: Mode::Rollback,
+        spec: Spec {
+            name: asked.name,
+            cluster: asked.cluster,
+            namespace: asked.namespace,
+            secrets: Vec::new(),
+            manifests: Vec::new(),
+            duplicates: Duplicates::default(),
+            kustomize: None,
+            helm: None,
+            images: BTreeMap::new(),
+            rollout,
+            health: Vec::new(),
+        },
+        objects: Vec::new(),
+        source: Source::Revision(asked.revision),
+        binding: Binding::default(),
+        notes: Vec::new(),
     })
 }
 

@@ -11,6 +11,8 @@ pub mod error;
 
 pub mod report;
 
+pub mod app;
+
 pub mod event;
 
 pub mod health;

@@ -27,7 +27,6 @@ use crate::history;
 use crate::history::Member;
 use crate::history::Past;
 use crate::history::Revision;
-use crate::history::State;
 use crate::history::store;
 use crate::object::Gvk;
 use crate::object::Object;
@@ -76,7 +75,7 @@ fn chosen(past: &Past, number: Option<u64>) -> Result<&Revision, Box<Problem>> {
     let known: Vec<String> = past
         .revisions
         .iter()
-        .filter(|revision| can_come_back(revision))
+        .filter(|revision| revision.can_come_back())
         .map(|revision| revision.number.to_string())
         .collect();
     let hint = match known.as_slice() {
@@ -84,11 +83,11 @@ fn chosen(past: &Past, number: Option<u64>) -> Result<&Revision, Box<Problem>> {
         some => format!("revisions that can come back: {}", some.join(", ")),
     };
     let found = match number {
-        Some(number) => past.revision(number).filter(|one| can_come_back(one)),
+        Some(number) => past.revision(number).filter(|one| one.can_come_back()),
         None => {
             let newest = past.revisions.last().map(|revision| revision.number);
             let mut older = past.revisions.iter().rev();
-            older.find(|one| can_come_back(one) && Some(one.number) != newest)
+            older.find(|one| one.can_come_back() && Some(one.number) != newest)
         }
     };
     found.ok_or_else(|| {
@@ -99,10 +98,6 @@ fn chosen(past: &Past, number: Option<u64>) -> Result<&Revision, Box<Problem>> {
         let detail = format!("there is no record of {which}");
         Box::new(Problem::new(Code::NotFound, detail).hint(hint))
     })
-}
-
-fn can_come_back(revision: &Revision) -> bool {
-    revision.state == State::Deployed && revision.chunks > 0
 }
 
 async fn objects(
@@ -177,7 +172,7 @@ pub(super) async fn put_back(
     tools: &Tools<'_>,
     patience: &Patience<'_>,
 ) -> Verdict {
-    let Some(revision) = past.revisions.iter().rev().find(|one| can_come_back(one)) else {
+    let Some(revision) = past.revisions.iter().rev().find(|one| one.can_come_back()) else {
         let why = "; no earlier revision is recorded to go back to";
         return told(failed, Status::Failed, why);
     };
