@@ -1,14 +1,15 @@
 //! The two sockets: HTTP/1.1 with JSON, strict on the way in, truthful on the way out.
 //!
 //! `app` binds with [`listener`] and runs [`serve`] for each socket; [`handle`] is the one way from
-//! a request to an answer: [`guard`] checks the head, [`route`] names the endpoint, [`deploys`] and
-//! [`admin`] answer. Invariant: no handler owns a run; a request that is dropped changes nothing
+//! a request to an answer: [`guard`] checks the head, [`route`] names the endpoint, [`deploys`], [`apps`]
+//! and [`admin`] answer. Invariant: no handler owns a run; a request that is dropped changes nothing
 //! that was accepted.
 
 pub mod admin;
 pub mod answer;
 pub mod brain;
 pub mod deploys;
+pub mod apps;
 pub mod guard;
 pub mod joblog;
 pub mod listener;
@@ -109,6 +110,8 @@ async fn dispatch(
         Endpoint::Events(id) => deploys::events(site, headers, &query, &id).await,
         Endpoint::Outcome(id) => deploys::outcome(site, headers, &query, &id).await,
         Endpoint::Cancel(id) => deploys::cancel(site, headers, &id).await,
+        Endpoint::Rollback => apps::rollback(site, headers, body).await,
+        Endpoint::App(app) => apps::show(site, headers, app).await,
         Endpoint::Livez => Ok(admin::livez()),
         Endpoint::Readyz => Ok(admin::readyz(site)),
         Endpoint::Metrics => admin::metrics(site),

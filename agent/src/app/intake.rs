@@ -7,13 +7,20 @@
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::Bytes;
 use deploy::authorize;
 use deploy::authorize::Permit;
+use deploy::backoff::Patience;
 use deploy::binding;
 use deploy::bundle;
+use deploy::bundle::Packing;
 use deploy::engine;
 use deploy::engine::Tools;
+use deploy::history::store;
+use deploy::history::store::Place;
+use deploy::log::RunLog;
 use deploy::object::Gvk;
 use deploy::object::Resource;
 use deploy::policy::Policy;
@@ -23,23 +30,34 @@ use deploy::ports::Login;
 use deploy::ports::Ports;
 use deploy::ports::Renderer;
 use deploy::ports::Secrets;
+use deploy::principal::Principal;
+use deploy::report;
 use deploy::request;
 use deploy::request::Request;
 use deploy::secret::FingerprintKey;
 use deploy::secret::Secret;
 use futures::FutureExt;
+use proto::app::App;
 use proto::error::Code;
 use proto::error::Problem;
 use proto::ids::ClusterName;
+use proto::report::Mode;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::http::brain::Asked;
 use crate::http::brain::Brain;
 use crate::http::brain::Identify;
 use crate::http::brain::Prepared;
+use crate::http::brain::Wish;
 use crate::http::brain::denied;
 use crate::http::brain::invalid;
+use crate::http::route::AppName;
 use crate::runs::RunTools;
 use crate::runs::Work;
+
+/// How long a caller waits for what an app has while the cluster is away.
+const LOOK_TIME: Duration = Duration::from_secs(10);
 
 /// What is needed to judge and run a submission.
 #[derive(Clone)]
@@ -67,32 +85,33 @@ impl Intake {
         let admitting = Arc::clone(&self.policy);
         let explaining = Arc::clone(&self.policy);
         let preparing = Arc::new(self);
+        let looking = Arc::clone(&preparing);
         Brain {
             identify,
             admit: Arc::new(move |who, decision| authorize::admit(&admitting, who, decision)),
             explain: Arc::new(move |who| authorize::explain(&explaining, who)),
             prepare: Arc::new(move |asked| Arc::clone(&preparing).prepare(asked).boxed()),
+            look: Arc::new(move |who, app, decision| {
+                Arc::clone(&looking).look(who, app, decision).boxed()
+            }),
         }
     }
 
     async fn prepare(self: Arc<Self>, asked: Asked) -> Result<Prepared, Problem> {
         let Asked {
             identity,
-            body,
-            packing,
+            wish,
             mode,
-            plan,
             decision,
         } = asked;
-        let limits = self.limits;
-        // Parsing is pure computing of up to a second: not on a worker that answers requests.
-        let parsed = tokio::task::spawn_blocking(move || {
-            let mut bundle = bundle::unpack(&body, packing, &limits)?;
-            let binding = binding::take(&mut bundle, plan.as_deref())?;
-            request::read(&bundle, mode).map(|request| Request { binding, ..request })
-        });
-        let lost = |_| Problem::new(Code::Internal, "the bundle could not be read");
-        let request = parsed.await.map_err(lost)?.map_err(invalid)?;
+        let request = match wish {
+            Wish::Bundle {
+                body,
+                packing,
+                plan,
+            } => self.unpacked(body, packing, plan, mode).await?,
+            Wish::Revision(asked) => request::rollback(asked).map_err(invalid)?,
+        };
         let served = self.served(&request).await?;
         let tokens = Tokens {
             id_token: identity.id_token,
@@ -120,6 +139,67 @@ impl Intake {
             namespace: permit.namespace().clone(),
             work: self.work(permit, tokens, Arc::clone(cluster), Arc::clone(renderer)),
         })
+    }
+
+    async fn unpacked(
+        &self,
+        body: Bytes,
+        packing: Packing,
+        plan: Option<String>,
+        mode: Mode,
+    ) -> Result<Request, Problem> {
+        let limits = self.limits;
+        // Parsing is pure computing of up to a second: not on a worker that answers requests.
+        let parsed = tokio::task::spawn_blocking(move || {
+            let mut bundle = bundle::unpack(&body, packing, &limits)?;
+            let binding = binding::take(&mut bundle, plan.as_deref())?;
+            request::read(&bundle, mode).map(|request| Request { binding, ..request })
+        });
+        let lost = |_| Problem::new(Code::Internal, "the bundle could not be read");
+        parsed.await.map_err(lost)?.map_err(invalid)
+    }
+
+    /// Reads what an app has, as the caller, for whoever may deploy to its namespace.
+    async fn look(
+        self: Arc<Self>,
+        principal: Principal,
+        app: AppName,
+        decision: String,
+    ) -> Result<App, Problem> {
+        let AppName {
+            cluster,
+            namespace,
+            name,
+        } = app;
+        let actor = authorize::look(&self.policy, &principal, &cluster, &namespace, &decision)
+            .map_err(denied)?;
+        let nothing = || {
+            Problem::new(
+                Code::NotFound,
+                format!("nothing is recorded of {name} in {namespace}"),
+            )
+            .hint("an app has a history once its first deploy has begun to write")
+        };
+        let port = self.clusters.get(&cluster).ok_or_else(nothing)?;
+        let place = Place {
+            cluster: &**port,
+            actor: &actor,
+            namespace: namespace.as_str(),
+            app: name.as_str(),
+        };
+        let log = RunLog::new(Arc::clone(&self.clock));
+        let patience = Patience {
+            deadline: Instant::now() + LOOK_TIME,
+            stop: &CancellationToken::new(),
+            log: &log,
+            seed: 1,
+        };
+        let past = store::read(place, &patience).await;
+        let past = past.map_err(|error| report::of_history(&error))?;
+        if past.version.is_none() {
+            return Err(nothing());
+        }
+        Ok(past.told(name, cluster, namespace))
     }
 
     /// Makes the engine's run of a permit.

@@ -11,6 +11,8 @@ use deploy::bundle::InputError;
 use deploy::bundle::Packing;
 use deploy::principal::Principal;
 use futures::future::BoxFuture;
+use proto::app::App;
+use proto::app::Rollback;
 use proto::error::Code;
 use proto::error::Place;
 use proto::error::Problem;
@@ -21,22 +23,34 @@ use proto::report::Mode;
 use proto::report::NearMiss;
 
 use super::answer::Refusal;
+use super::route::AppName;
 use crate::auth::Identity;
 use crate::auth::Presented;
 use crate::runs::Work;
+
+/// What a submission brings.
+pub enum Wish {
+    /// A bundle to deploy.
+    Bundle {
+        /// The archive.
+        body: Bytes,
+        /// How it is packed.
+        packing: Packing,
+        /// The file of the bundle that holds the saved plan which the run has to keep.
+        plan: Option<String>,
+    },
+    /// A recorded revision to go back to.
+    Revision(Rollback),
+}
 
 /// A complete submission of a known caller.
 pub struct Asked {
     /// Who asks, with the tokens.
     pub identity: Identity,
-    /// The bundle.
-    pub body: Bytes,
-    /// How it is packed.
-    pub packing: Packing,
+    /// What for.
+    pub wish: Wish,
     /// Whether it writes.
     pub mode: Mode,
-    /// The file of the bundle that holds the saved plan which the run has to keep.
-    pub plan: Option<String>,
     /// The id of the policy decision.
     pub decision: String,
 }
@@ -64,6 +78,11 @@ pub type Explain = Arc<dyn Fn(&Principal) -> (Vec<String>, Vec<NearMiss>) + Send
 pub type Prepare =
     Arc<dyn Fn(Asked) -> BoxFuture<'static, Result<Prepared, Problem>> + Send + Sync>;
 
+/// Tells what an app has; the text is the id of the decision.
+pub type Look = Arc<
+    dyn Fn(Principal, AppName, String) -> BoxFuture<'static, Result<App, Problem>> + Send + Sync,
+>;
+
 /// All of it.
 #[derive(Clone)]
 pub struct Brain {
@@ -75,6 +94,8 @@ pub struct Brain {
     pub explain: Explain,
     /// Prepares a run.
     pub prepare: Prepare,
+    /// Tells what an app has.
+    pub look: Look,
 }
 
 /// Tells a denial.

@@ -19,6 +19,7 @@ use hyper::body::Incoming;
 use proto::error::Code;
 use proto::ids::RunId;
 use proto::report::Accepted;
+use proto::report::Mode;
 use proto::report::Report;
 use proto::report::RunList;
 use proto::report::Status;
@@ -32,6 +33,7 @@ use super::answer::Answer;
 use super::answer::Refusal;
 use super::answer::json;
 use super::brain::Asked;
+use super::brain::Wish;
 use super::guard::idempotency_key;
 use super::guard::presented;
 use super::joblog::JobLog;
@@ -68,14 +70,60 @@ pub async fn submit(
     let plan = query.plan()?;
     let packing = packing(headers)?;
     let key = idempotency_key(headers)?;
+    let arrived = arrive(site, headers, key).await?;
+    let limit = site.limits.bundle.total;
+    let hint = "send only the files that quaymaster.yaml names";
+    let body = read(body, limit, hint, site.limits.body_time).await?;
+    let digest = digest(&body, plan.as_deref());
+    let wish = || {
+        Ok(Wish::Bundle {
+            body,
+            packing,
+            plan,
+        })
+    };
+    enter(site, arrived, mode, digest, wish).await
+}
+
+/// A caller who may send a body.
+pub(super) struct Arrived {
+    identity: Identity,
+    decision: String,
+    key: Option<String>,
+}
+
+/// Lets a caller in whose body is not read yet.
+pub(super) async fn arrive(
+    site: &Site,
+    headers: &HeaderMap,
+    key: Option<String>,
+) -> Result<Arrived, Refusal> {
     let identity = identify(site, headers).await?;
     let decision = decision()?;
     (site.brain.admit)(&identity.principal, &decision)?;
     if site.lifecycle.is_draining() && key.is_none() {
         return Err(crate::runs::SubmitError::Draining.into());
     }
-    let body = read(body, site.limits.bundle.total, site.limits.body_time).await?;
-    let digest = digest(&body, plan.as_deref());
+    Ok(Arrived {
+        identity,
+        decision,
+        key,
+    })
+}
+
+/// Makes a run of a body that has come, or finds the one that it made before.
+pub(super) async fn enter(
+    site: &Site,
+    arrived: Arrived,
+    mode: Mode,
+    digest: [u8; 32],
+    wish: impl FnOnce() -> Result<Wish, Refusal>,
+) -> Result<Answer, Refusal> {
+    let Arrived {
+        identity,
+        decision,
+        key,
+    } = arrived;
     let owner = identity.principal.owner_key();
     if let Some(key) = &key
         && let Some(seen) = site.runs.seen(&owner, key, mode, digest).await?
@@ -87,10 +135,8 @@ pub async fn submit(
     }
     let asked = Asked {
         identity,
-        body,
-        packing,
+        wish: wish()?,
         mode,
-        plan,
         decision,
     };
     let prepared = (site.brain.prepare)(asked).await?;
@@ -236,11 +282,11 @@ async fn find(site: &Site, headers: &HeaderMap, id: &RunId) -> Result<Run, Refus
     })
 }
 
-async fn identify(site: &Site, headers: &HeaderMap) -> Result<Identity, Refusal> {
+pub(super) async fn identify(site: &Site, headers: &HeaderMap) -> Result<Identity, Refusal> {
     Ok((site.brain.identify)(presented(headers)?).await?)
 }
 
-fn decision() -> Result<String, Refusal> {
+pub(super) fn decision() -> Result<String, Refusal> {
     clock::decision_id().map_err(|error| {
         tracing::error!(%error, "no randomness");
         Refusal::new(Code::Internal, "the decision got no id")
@@ -273,10 +319,15 @@ fn packing(headers: &HeaderMap) -> Result<Packing, Refusal> {
 }
 
 /// Reads a whole body within its limits of size and time.
-async fn read(body: Incoming, limit: u64, time: Duration) -> Result<Bytes, Refusal> {
+pub(super) async fn read(
+    body: Incoming,
+    limit: u64,
+    hint: &'static str,
+    time: Duration,
+) -> Result<Bytes, Refusal> {
     let too_large = || {
-        Refusal::new(Code::TooLarge, format!("the bundle is over {limit} bytes"))
-            .hint("send only the files that quaymaster.yaml names")
+        Refusal::new(Code::TooLarge, format!("the body is over {limit} bytes"))
+            .hint(hint)
             .close()
     };
     if body.size_hint().lower() > limit {

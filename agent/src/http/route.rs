@@ -4,7 +4,13 @@
 //! name nothing. A known path with another method is told apart from an unknown path.
 
 use http::Method;
+use proto::ids::ClusterName;
+use proto::ids::DeployName;
+use proto::ids::Namespace;
 use proto::ids::RunId;
+
+/// Where apps are.
+const APPS: &str = "/v1/apps/";
 
 /// Which socket a request came in by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +44,10 @@ pub enum Endpoint {
     Outcome(RunId),
     /// `POST /v1/deploys/{id}/cancel`
     Cancel(RunId),
+    /// `POST /v1/rollbacks`
+    Rollback,
+    /// `GET /v1/apps/{cluster}/{namespace}/{name}`
+    App(AppName),
     /// `GET /livez`
     Livez,
     /// `GET /readyz`
@@ -48,6 +58,32 @@ pub enum Endpoint {
     Status,
     /// `POST /v1/drain`
     Drain,
+}
+
+/// Which app.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AppName {
+    /// Its cluster.
+    pub cluster: ClusterName,
+    /// Its namespace.
+    pub namespace: Namespace,
+    /// Its name.
+    pub name: DeployName,
+}
+
+impl AppName {
+    fn parse(path: &str) -> Option<Self> {
+        let mut parts = path.split('/');
+        let (cluster, namespace, name) = (parts.next()?, parts.next()?, parts.next()?);
+        if parts.next().is_some() {
+            return None;
+        }
+        Some(Self {
+            cluster: cluster.parse().ok()?,
+            namespace: namespace.parse().ok()?,
+            name: name.parse().ok()?,
+        })
+    }
 }
 
 /// Why there is no endpoint.
@@ -87,6 +123,11 @@ fn job(method: &Method, path: &str) -> Result<Found, Miss> {
         "/v1/deploys" if *method == Method::POST => Ok(Endpoint::Submit),
         "/v1/deploys" if *method == Method::GET => Ok(Endpoint::List),
         "/v1/deploys" => Err("GET, POST"),
+        "/v1/rollbacks" => post(method, Endpoint::Rollback),
+        _ if path.starts_with(APPS) => {
+            let app = path.strip_prefix(APPS).and_then(AppName::parse);
+            get(method, Endpoint::App(app.ok_or(Miss::Path)?))
+        }
         _ => {
             let rest = path.strip_prefix("/v1/deploys/").ok_or(Miss::Path)?;
             let (id, leaf) = rest
@@ -145,6 +186,8 @@ impl Endpoint {
             Self::Events(_) => "/v1/deploys/{id}/events",
             Self::Outcome(_) => "/v1/deploys/{id}/result",
             Self::Cancel(_) => "/v1/deploys/{id}/cancel",
+            Self::Rollback => "/v1/rollbacks",
+            Self::App(_) => "/v1/apps/{cluster}/{namespace}/{name}",
             Self::Livez => "/livez",
             Self::Readyz => "/readyz",
             Self::Metrics => "/metrics",
@@ -168,6 +211,8 @@ impl Endpoint {
             | Self::WhoAmI
             | Self::Show(_)
             | Self::Cancel(_)
+            | Self::Rollback
+            | Self::App(_)
             | Self::Livez
             | Self::Metrics
             | Self::Status
@@ -193,6 +238,8 @@ impl Endpoint {
             | Self::Events(_)
             | Self::Outcome(_)
             | Self::Cancel(_)
+            | Self::Rollback
+            | Self::App(_)
             | Self::Drain => false,
         }
     }
@@ -200,7 +247,7 @@ impl Endpoint {
     /// Says whether a request may have a body.
     #[must_use]
     pub const fn takes_body(&self) -> bool {
-        matches!(self, Self::Submit)
+        matches!(self, Self::Submit | Self::Rollback)
     }
 }
 
@@ -226,7 +273,12 @@ mod tests {
             "/v1/deploys/r1",
             "/v1/deploys/r0123456789abcdef0123456789abcdef/",
             "/v1/deploys/r0123456789abcdef0123456789abcdef/events/",
-            "/v1/rollbacks",
+            "/v1/rollbacks/",
+            "/v1/apps",
+            "/v1/apps/demo/flask",
+            "/v1/apps/demo/flask/app/",
+            "/v1/apps/demo/flask/app/1",
+            "/v1/apps/demo/%66lask/app",
             "/v1/secrets",
             "/v1/reload",
             "/metrics",
@@ -249,6 +301,8 @@ mod tests {
             find(Method::GET, &format!("/v1/deploys/{ID}/cancel")),
             method("POST")
         );
+        assert_eq!(find(Method::GET, "/v1/rollbacks"), method("POST"));
+        assert_eq!(find(Method::POST, "/v1/apps/demo/flask/app"), method("GET"));
     }
 
     #[test]

@@ -19,6 +19,40 @@ async fn a_deploy_is_taken_followed_and_judged() {
 }
 
 #[tokio::test]
+async fn a_rollback_is_a_run_like_a_deploy() {
+    let world = World::start().await;
+    let jobs = world.jobs().project(42);
+    let ask = async |kind: &str, body: &str| {
+        let length = body.len().to_string();
+        let more = [("content-type", kind), ("content-length", length.as_str())];
+        jobs.send("POST", "/v1/rollbacks", &more, body.as_bytes())
+            .await
+    };
+    let json = "application/json";
+    let reply = ask(json, r#"{"name":"succeed"}"#).await;
+    assert_eq!(reply.status, 202, "{}", reply.text());
+    let run = reply.header("location").expect("a location").to_owned();
+    let (status, report) = jobs.result(&run).await;
+    assert_eq!((status, report.mode), (200, Mode::Rollback));
+    for body in ["", "{}", r#"{"name":"succeed","to":1}"#, r#"{"name":"NO"}"#] {
+        assert_eq!(ask(json, body).await.code(), Code::BadRequest, "{body}");
+    }
+    let tar = ask("application/x-tar", r#"{"name":"succeed"}"#).await;
+    assert_eq!(tar.code(), Code::UnsupportedMediaType);
+}
+
+#[tokio::test]
+async fn an_app_is_shown_to_whom_the_brain_lets_look() {
+    let world = World::start().await;
+    let path = "/v1/apps/demo/flask/web";
+    let reply = world.jobs().project(42).get(path).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    assert_eq!(reply.json()["namespace"], "flask");
+    let other = world.jobs().project(99).get(path).await;
+    assert_eq!(other.code(), Code::Denied);
+}
+
+#[tokio::test]
 async fn a_reader_goes_on_after_since() {
     let world = World::start().await;
     let jobs = world.jobs().project(42);
