@@ -10,6 +10,9 @@ use clap::Args;
 use clap::Parser;
 use clap::Subcommand;
 use clap::ValueEnum;
+use proto::ids::ClusterName;
+use proto::ids::DeployName;
+use proto::ids::Namespace;
 use proto::ids::RunId;
 
 use crate::exit;
@@ -23,6 +26,8 @@ Examples:
   quaymaster deploy --plan plan.json        deploy exactly what was approved, or nothing
   quaymaster deploy -o json | jq .status    one JSON document, the verdict
   quaymaster log --follow r0123...          follow a run that another job started
+  quaymaster history                        the revisions of the project's app
+  quaymaster rollback --to 7                put revision 7 back and wait for the verdict
   quaymaster whoami                         who am I to the agent, which rules match
 
 Environment:
@@ -89,6 +94,10 @@ pub(crate) enum Command {
     Result(ResultOf),
     /// End a run
     Cancel(Run),
+    /// Go back to a recorded revision of an app and wait for the verdict
+    Rollback(Rollback),
+    /// Show the revisions of an app, newest first; * marks the current one
+    History(AppOf),
     /// Say who the caller is to the agent and which rules match
     Whoami,
     /// Print the versions of the client and the agent
@@ -156,6 +165,36 @@ pub(crate) struct Key {
 pub(crate) struct Run {
     /// The run's id
     pub(crate) run: RunId,
+}
+
+/// Which app.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct AppOf {
+    /// The app [default: the only one among the project's runs]
+    pub(crate) name: Option<DeployName>,
+    /// Its cluster [default: as the project's runs have it]
+    #[arg(long)]
+    pub(crate) cluster: Option<ClusterName>,
+    /// Its namespace [default: as the project's runs have it]
+    #[arg(long)]
+    pub(crate) namespace: Option<Namespace>,
+}
+
+/// `quaymaster rollback`.
+#[derive(Debug, Args)]
+pub(crate) struct Rollback {
+    #[command(flatten)]
+    pub(crate) app: AppOf,
+    /// The revision [default: the deployed one before the newest]
+    #[arg(long, value_name = "REVISION")]
+    pub(crate) to: Option<u64>,
+    /// Do not wait: print the run's id once it is accepted
+    #[arg(long)]
+    pub(crate) detach: bool,
+    #[command(flatten)]
+    pub(crate) waiting: Waiting,
+    #[command(flatten)]
+    pub(crate) key: Key,
 }
 
 /// `quaymaster list`.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::header::HeaderValue;
+use proto::app::App;
 use proto::error::Code;
 use proto::error::Problem;
 use proto::ids::RunId;
@@ -22,11 +23,15 @@ use serde_json::Value;
 use tokio::signal::unix::SignalKind;
 use tokio::signal::unix::signal;
 
+use crate::apps;
+use crate::apps::Place;
+use crate::args::AppOf;
 use crate::args::Command;
 use crate::args::Deploy;
 use crate::args::Key;
 use crate::args::List;
 use crate::args::Plan;
+use crate::args::Rollback;
 use crate::args::Run;
 use crate::exit::Exit;
 use crate::expand::Environment;
@@ -60,9 +65,9 @@ pub(crate) struct Session<'a> {
 /// What a request for a run is to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Order {
-    /// A deploy whose verdict is waited for.
+    /// A deploy or rollback whose verdict is waited for.
     Deploy,
-    /// A deploy that goes on alone.
+    /// A deploy or rollback that goes on alone.
     Detached,
     /// A dry run.
     Plan,
@@ -87,6 +92,8 @@ pub(crate) async fn run(session: &mut Session<'_>, command: Command) -> Exit {
             report.map(|report| tell_result(session.output, &report))
         }
         Command::Cancel(Run { run }) => cancel(session, &run).await,
+        Command::Rollback(rollback) => roll_back(session, rollback).await,
+        Command::History(app) => history(session, &app).await,
         Command::Whoami => whoami(session).await,
         Command::Version => version(session).await,
     };
@@ -114,15 +121,21 @@ async fn deploy(session: &mut Session<'_>, arguments: &Deploy) -> Result<Exit, P
     };
     let submission = Submission {
         path: path(order, bound),
-        archive: Bytes::from(bundle.archive),
+        media: "application/x-tar",
+        body: Bytes::from(bundle.archive),
         key: idempotency_key(&arguments.key)?,
     };
-    match submit(session, order, submission, arguments.waiting.timeout).await? {
-        Ended::Over(report) => Ok(tell_result(session.output, &report)),
+    let ended = submit(session, order, submission, arguments.waiting.timeout).await?;
+    Ok(tell_end(session.output, &ended))
+}
+
+/// Tells a verdict, or the id of a run that goes on alone.
+fn tell_end(output: &mut Output, ended: &Ended) -> Exit {
+    match ended {
+        Ended::Over(report) => tell_result(output, report),
         Ended::Detached(accepted) => {
-            let text = format!("{}\n", accepted.value.id);
-            session.output.answer(&accepted.json, &text);
-            Ok(Exit::Done)
+            output.answer(&accepted.json, &format!("{}\n", accepted.value.id));
+            Exit::Done
         }
     }
 }
@@ -131,7 +144,8 @@ async fn plan(session: &mut Session<'_>, arguments: &Plan) -> Result<Exit, Probl
     let bundle = packed(session, &arguments.dir)?;
     let submission = Submission {
         path: path(Order::Plan, Bound::ToNothing),
-        archive: Bytes::from(bundle.archive),
+        media: "application/x-tar",
+        body: Bytes::from(bundle.archive),
         key: idempotency_key(&arguments.key)?,
     };
     let limit = arguments.waiting.timeout;
@@ -309,6 +323,49 @@ async fn cancel(session: &mut Session<'_>, run: &RunId) -> Result<Exit, Problem>
     };
     session.output.answer(&json, &text);
     Ok(Exit::Done)
+}
+
+/// Goes back to a revision.
+async fn roll_back(session: &mut Session<'_>, rollback: Rollback) -> Result<Exit, Problem> {
+    let place = place(session, &rollback.app).await?;
+    let asked = proto::app::Rollback {
+        name: place.name,
+        cluster: Some(place.cluster),
+        namespace: Some(place.namespace),
+        revision: rollback.to,
+        timeout: None,
+    };
+    let body = serde_json::to_vec(&asked)
+        .map_err(|error| Problem::new(Code::Internal, format!("writing the request: {error}")))?;
+    let submission = Submission {
+        path: "/v1/rollbacks",
+        media: "application/json",
+        body: Bytes::from(body),
+        key: idempotency_key(&rollback.key)?,
+    };
+    let order = if rollback.detach {
+        Order::Detached
+    } else {
+        Order::Deploy
+    };
+    let ended = submit(session, order, submission, rollback.waiting.timeout).await?;
+    Ok(tell_end(session.output, &ended))
+}
+
+async fn history(session: &mut Session<'_>, app: &AppOf) -> Result<Exit, Problem> {
+    let place = place(session, app).await?;
+    let told: Told<App> = ask(session.agent, &Call::get(place.path())).await?;
+    session.output.answer(&told.json, &apps::table(&told.value));
+    Ok(Exit::Done)
+}
+
+/// Finds out which app is meant; asks for the project's runs only where it was not said.
+async fn place(session: &Session<'_>, app: &AppOf) -> Result<Place, Problem> {
+    if let Some(place) = apps::named(app) {
+        return Ok(place);
+    }
+    let runs: Told<RunList> = ask(session.agent, &Call::get("/v1/deploys?limit=100")).await?;
+    apps::found(app, &runs.value)
 }
 
 async fn whoami(session: &mut Session<'_>) -> Result<Exit, Problem> {

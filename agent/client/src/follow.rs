@@ -46,8 +46,10 @@ pub(crate) struct Told<T> {
 pub(crate) struct Submission {
     /// The path with its query.
     pub(crate) path: &'static str,
-    /// The archive.
-    pub(crate) archive: Bytes,
+    /// The media type of the body.
+    pub(crate) media: &'static str,
+    /// The archive, or the JSON.
+    pub(crate) body: Bytes,
     /// The same for every repetition.
     pub(crate) key: HeaderValue,
 }
@@ -85,7 +87,7 @@ pub(crate) async fn submit(
     started: &OnceCell<RunId>,
     tell: &mut Tell<'_>,
 ) -> Result<Told<Accepted>, Problem> {
-    let call = Call::post(submission.path).bundle(submission.archive, submission.key);
+    let call = Call::post(submission.path).carry(submission.media, submission.body, submission.key);
     loop {
         let failed = match timeout_at(patience.deadline(), agent.call(&call)).await {
             Err(_) => return Err(patience.too_late(None)),

@@ -108,7 +108,8 @@ async fn request(stream: &mut UnixStream) -> String {
 fn submission() -> Submission {
     Submission {
         path: "/v1/deploys",
-        archive: Bytes::from_static(b"bundle"),
+        media: "application/x-tar",
+        body: Bytes::from_static(b"bundle"),
         key: HeaderValue::from_static("key-1"),
     }
 }

@@ -28,6 +28,7 @@ mod lines;
 mod patience;
 mod follow;
 mod render;
+mod apps;
 mod output;
 mod commands;
 

@@ -54,7 +54,7 @@ pub(crate) struct Call {
     method: hyper::Method,
     path: String,
     key: Option<HeaderValue>,
-    body: Option<Bytes>,
+    body: Option<(&'static str, Bytes)>,
     wait: Duration,
 }
 
@@ -112,11 +112,11 @@ impl Call {
         }
     }
 
-    /// Carries a bundle.
-    pub(crate) fn bundle(self, archive: Bytes, key: HeaderValue) -> Self {
+    /// Carries a body of a media type.
+    pub(crate) fn carry(self, media: &'static str, body: Bytes, key: HeaderValue) -> Self {
         Self {
             key: Some(key),
-            body: Some(archive),
+            body: Some((media, body)),
             ..self
         }
     }
@@ -196,10 +196,11 @@ impl Agent {
         if let Some(key) = &call.key {
             request = request.header("idempotency-key", key);
         }
-        if call.body.is_some() {
-            request = request.header("content-type", "application/x-tar");
+        if let Some((media, _)) = call.body {
+            request = request.header("content-type", media);
         }
-        let body = Full::new(call.body.clone().unwrap_or_default());
+        let body = call.body.as_ref().map(|(_, body)| body.clone());
+        let body = Full::new(body.unwrap_or_default());
         request.body(body).map_err(CallError::Request)
     }
 }
