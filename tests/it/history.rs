@@ -331,3 +331,150 @@ async fn a_first_deploy_that_fails_has_nothing_to_go_back_to() -> Result<()> {
     );
     Ok(())
 }
+
+async fn roll_back(world: &World, body: &str) -> Result<Finished> {
+    let job = world.job()?;
+    let json = job.clone().with("content-type", "application/json");
+    let answer = json.send("POST", "/v1/rollbacks", body.to_owned()).await?;
+    ensure!(answer.status == 202, "{}", answer.text());
+    let id = answer.json()?["id"].as_str().map(str::to_owned);
+    world
+        .finish(&job, &id.context("the answer names the run")?)
+        .await
+}
+
+async fn value(world: &World, name: &str) -> Result<String> {
+    let data = ["get", "configmap", name, "-o", "jsonpath={.data.key}"];
+    world.kubectl(&data).await
+}
+
+#[tokio::test]
+async fn a_rollback_puts_the_revision_before_back_and_is_one_itself() -> Result<()> {
+    let world = World::new("rollback").await?;
+    ensure!(deploy(&world, "", &[("a", "one")]).await?.status() == 200);
+    ensure!(deploy(&world, "", &[("a", "two")]).await?.status() == 200);
+    let done = roll_back(&world, r#"{"name":"app"}"#).await?;
+    ensure!(done.status() == 200, "{}\n{}", done.answer.text(), done.log);
+    let report = done.json()?;
+    ensure!(
+        report["mode"] == "rollback" && report["revision"] == 3,
+        "{report}"
+    );
+    ensure!(value(&world, "a").await? == "one", "{}", done.log);
+    let forward = roll_back(&world, r#"{"name":"app","revision":2,"timeout":"60s"}"#).await?;
+    ensure!(forward.status() == 200, "{}", forward.answer.text());
+    ensure!(value(&world, "a").await? == "two", "{}", forward.log);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_revision_that_is_not_recorded_cannot_come_back() -> Result<()> {
+    let world = World::new("norevision").await?;
+    ensure!(deploy(&world, "", &[("a", "one")]).await?.status() == 200);
+    for body in [
+        r#"{"name":"app"}"#,
+        r#"{"name":"app","revision":7}"#,
+        r#"{"name":"none"}"#,
+    ] {
+        let done = roll_back(&world, body).await?;
+        ensure!(done.code() == "not_found", "{body}: {}", done.answer.text());
+    }
+    ensure!(value(&world, "a").await? == "one", "nothing was written");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_rollback_needs_its_own_verb() -> Result<()> {
+    let mut world = World::without_agent("verb").await?;
+    let policy = world
+        .policy()
+        .replace("\"prune\", \"rollback\"", "\"prune\"");
+    std::fs::write(world.policy_path(), policy)?;
+    world.start_agent().await?;
+    let job = world.job()?.with("content-type", "application/json");
+    let answer = job
+        .send("POST", "/v1/rollbacks", r#"{"name":"app"}"#)
+        .await?;
+    ensure!(
+        answer.status == 403 && answer.code() == "denied",
+        "{}",
+        answer.text()
+    );
+    ensure!(answer.text().contains("verb rollback"), "{}", answer.text());
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_app_tells_its_revisions_to_callers_of_its_namespace_only() -> Result<()> {
+    let world = World::new("app").await?;
+    let job = world.job()?;
+    let path = format!("/v1/apps/stand/{}/app", world.namespace);
+    let nothing = job.get(&path).await?;
+    ensure!(
+        nothing.status == 404 && nothing.code() == "not_found",
+        "{}",
+        nothing.text()
+    );
+    ensure!(deploy(&world, "", &[("a", "one")]).await?.status() == 200);
+    ensure!(deploy(&world, "", &[("a", "two")]).await?.status() == 200);
+    let app = job.get(&path).await?.json()?;
+    ensure!(app["current"] == 2, "{app}");
+    let numbers: Vec<&Value> = app["revisions"]
+        .as_array()
+        .context("revisions")?
+        .iter()
+        .map(|one| &one["number"])
+        .collect();
+    ensure!(numbers == [2, 1], "{app}");
+    ensure!(
+        app["revisions"][0]["status"] == "deployed" && app["revisions"][0]["can_come_back"] == true,
+        "{app}"
+    );
+    let object = format!("v1/ConfigMap {}/a", world.namespace);
+    ensure!(app["objects"] == serde_json::json!([object]), "{app}");
+    for elsewhere in [
+        "/v1/apps/stand/kube-system/app",
+        "/v1/apps/other/default/app",
+    ] {
+        let denied = job.get(elsewhere).await?;
+        ensure!(
+            denied.status == 403 && denied.code() == "denied",
+            "{}",
+            denied.text()
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_client_shows_the_history_and_goes_back() -> Result<()> {
+    let world = World::new("clienthistory").await?;
+    ensure!(deploy(&world, "", &[("a", "one")]).await?.status() == 200);
+    ensure!(deploy(&world, "", &[("a", "two")]).await?.status() == 200);
+    let token = world.stand.sign(world.token()?)?;
+    let client = async |words: &[&str]| -> Result<(Option<i32>, String)> {
+        let output = tokio::process::Command::new(&tests::world::programs().await?.client)
+            .args(words)
+            .env_clear()
+            .env("QUAYMASTER_SOCKET", world.socket())
+            .env("QUAYMASTER_ID_TOKEN", &token)
+            .output()
+            .await?;
+        Ok((
+            output.status.code(),
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+        ))
+    };
+    let (code, table) = client(&["history"]).await?;
+    ensure!(
+        code == Some(0) && table.contains("2*") && table.contains("deployed"),
+        "{table}"
+    );
+    println!("{table}");
+    let (code, told) = client(&["rollback", "--to", "1"]).await?;
+    ensure!(code == Some(0), "{told}");
+    ensure!(value(&world, "a").await? == "one", "{told}");
+    let (code, told) = client(&["rollback", "--to", "99", "app"]).await?;
+    ensure!(code != Some(0), "{told}");
+    Ok(())
+}
