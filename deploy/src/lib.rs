@@ -16,6 +16,7 @@
 pub mod class;
 pub mod object;
 pub mod field;
+pub mod managers;
 mod kinds;
 mod lists;
 pub mod principal;
@@ -35,6 +36,7 @@ pub mod request;
 pub mod policy;
 pub mod authorize;
 pub mod resolve;
+pub mod terms;
 pub mod plan;
 pub mod check;
 pub mod apply;

@@ -28,6 +28,7 @@ use crate::ports::SecretView;
 use crate::resolve::Draft;
 use crate::secret::FingerprintKey;
 use crate::spec::SecretSpec;
+use crate::terms::Terms;
 
 /// Reads and dry-runs in flight at once. Enough to hide latency, few enough for priority and
 /// fairness of the API server to leave others alone.
@@ -132,6 +133,8 @@ pub struct Step {
 pub struct Plan {
     permit: Permit,
     pub(crate) steps: Vec<Step>,
+    /// On what terms objects are written; none is a plain apply.
+    pub(crate) terms: BTreeMap<ObjectId, Terms>,
 }
 
 impl Plan {
@@ -358,7 +361,11 @@ pub fn plan(
         })
         .collect();
     steps.sort_by_key(|step| step.wave);
-    Plan { permit, steps }
+    Plan {
+        permit,
+        steps,
+        terms: BTreeMap::new(),
+    }
 }
 
 fn secret_step(

@@ -18,6 +18,9 @@ use crate::secret::VaultPath;
 use crate::template::Template;
 use crate::yaml::core;
 
+use self::conflicts::ConflictRule;
+
+pub mod conflicts;
 mod fields;
 mod parse;
 mod secrets;
@@ -49,6 +52,10 @@ pub struct Spec {
     pub images: BTreeMap<String, ImageRef>,
     /// How the rollout is judged.
     pub rollout: Rollout,
+    /// What happens to fields that other managers own; the first rule that fits decides.
+    pub conflicts: Vec<ConflictRule>,
+    /// Managers whose fields become ours.
+    pub adopt: Vec<String>,
 }
 
 /// One Kubernetes Secret to write.

@@ -144,6 +144,8 @@ fn request(secrets: Vec<SecretSpec>, objects: Vec<Object>) -> Request {
             manifests: Vec::new(),
             images: BTreeMap::new(),
             rollout: Rollout::default(),
+            conflicts: Vec::new(),
+            adopt: Vec::new(),
         },
         objects,
         source: crate::request::Source::Manifests,

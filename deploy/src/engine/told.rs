@@ -46,7 +46,8 @@ pub(super) fn finish(
     told: Told,
     tools: &Tools<'_>,
 ) -> Report {
-    report.steps = told.steps;
+    let steps = told.steps.into_iter();
+    report.steps = steps.map(|step| clean_step(step, tools.log)).collect();
     report.revision = told.revision;
     report.finished = Some(stamp(tools));
     report.status = verdict.status;
@@ -117,6 +118,11 @@ pub(super) fn tell_plan(plan: &Plan, log: &RunLog) {
             };
             line.push_str(&format!("\n    {}: {word}, from {}", key.key, key.source));
         }
+        for field in &step.fields {
+            let side = |side: &Option<String>| side.clone().unwrap_or_else(|| "-".to_owned());
+            let (before, after) = (side(&field.before), side(&field.after));
+            line.push_str(&format!("\n    {}: {before} -> {after}", field.field));
+        }
         for note in &step.notes {
             line.push_str(&format!("\n    {note}"));
         }
@@ -172,6 +178,16 @@ fn clean_problem(mut problem: Problem, tools: &Tools<'_>) -> Problem {
         place.message = tools.log.clean(&place.message);
     }
     problem
+}
+
+fn clean_step(mut step: proto::report::Step, log: &RunLog) -> proto::report::Step {
+    for field in &mut step.fields {
+        let sides = [&mut field.before, &mut field.after];
+        for side in sides.into_iter().flatten() {
+            *side = log.clean(side);
+        }
+    }
+    step
 }
 
 fn clean_cause(mut cause: proto::report::Cause, log: &RunLog) -> proto::report::Cause {

@@ -15,6 +15,7 @@ use super::OnFailure;
 use super::Rollout;
 use super::Spec;
 use super::WhenLocked;
+use super::conflicts;
 use super::fields::Errors;
 use super::fields::Fields;
 use super::fields::Spot;
@@ -36,6 +37,8 @@ const TOP: &[&str] = &[
     "manifests",
     "images",
     "rollout",
+    "conflicts",
+    "adopt",
     "kustomize",
     "helm",
     "flux",
@@ -82,6 +85,10 @@ fn top(fields: &Fields<'_>, errors: &mut Errors) -> Option<Spec> {
     });
     let images = fields.take("images").map(|spot| images(&spot, errors));
     let rollout = rollout(fields, errors);
+    let conflicts = fields.take("conflicts");
+    let conflicts = conflicts.map(|spot| conflicts::rules(&spot, errors));
+    let adopt = fields.take("adopt");
+    let adopt = adopt.map(|spot| conflicts::adopt(&spot, errors));
     for word in LATER {
         fields.refuse(word, errors);
     }
@@ -97,6 +104,8 @@ fn top(fields: &Fields<'_>, errors: &mut Errors) -> Option<Spec> {
         manifests: manifests.unwrap_or_default(),
         images: images.unwrap_or_default(),
         rollout,
+        conflicts: conflicts.unwrap_or_default(),
+        adopt: adopt.unwrap_or_default(),
     })
 }
 
