@@ -18,6 +18,7 @@
 pub mod class;
 pub mod object;
 pub mod field;
+pub mod managers;
 mod kinds;
 mod lists;
 pub mod principal;
@@ -43,6 +44,7 @@ pub mod policy;
 pub mod authorize;
 pub mod resolve;
 pub mod owned;
+pub mod terms;
 pub mod plan;
 pub mod history;
 pub mod prune;

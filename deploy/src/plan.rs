@@ -35,6 +35,7 @@ use crate::ports::SecretView;
 use crate::resolve::Draft;
 use crate::secret::FingerprintKey;
 use crate::spec::SecretSpec;
+use crate::terms::Terms;
 
 /// Requests of one run that may wait for their turn at once. How many are in flight is decided for all
 /// runs of a cluster together, by the pace that the server can take.
@@ -148,6 +149,8 @@ pub struct Step {
 pub struct Plan {
     permit: Permit,
     pub(crate) steps: Vec<Step>,
+    /// On what terms objects are written; none is a plain apply.
+    pub(crate) terms: BTreeMap<ObjectId, Terms>,
 }
 
 impl Plan {
@@ -393,7 +396,11 @@ pub fn plan(
         })
         .collect();
     steps.sort_by_key(|step| step.wave);
-    Plan { permit, steps }
+    Plan {
+        permit,
+        steps,
+        terms: BTreeMap::new(),
+    }
 }
 
 /// What happens to an object, before the server is asked.

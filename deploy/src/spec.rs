@@ -23,7 +23,10 @@ use crate::secret::VaultPath;
 use crate::template::Template;
 use crate::yaml::core;
 
+use self::conflicts::ConflictRule;
+
 mod charts;
+pub mod conflicts;
 mod fields;
 mod healths;
 mod parse;
@@ -67,6 +70,10 @@ pub struct Spec {
     pub rollout: Rollout,
     /// Health rules of the user's own.
     pub health: Vec<health::Rule>,
+    /// What happens to fields that other managers own; the first rule that fits decides.
+    pub conflicts: Vec<ConflictRule>,
+    /// Managers whose fields become ours.
+    pub adopt: Vec<String>,
 }
 
 /// One Kubernetes Secret to write.

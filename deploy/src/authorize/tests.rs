@@ -148,6 +148,8 @@ fn request(secrets: Vec<SecretSpec>, objects: Vec<Object>) -> Request {
             images: BTreeMap::new(),
             rollout: Rollout::default(),
             health: Vec::new(),
+            conflicts: Vec::new(),
+            adopt: Vec::new(),
         },
         objects,
         source: crate::request::Source::Manifests,
