@@ -39,6 +39,11 @@ pub struct Applied {
 }
 
 impl Applied {
+    /// Takes the proof out of the journal: for a run that was cut after everything was written.
+    pub(crate) const fn recalled(objects: Vec<AppliedObject>) -> Self {
+        Self { objects }
+    }
+
     /// Returns the objects.
     #[must_use]
     pub fn objects(&self) -> &[AppliedObject] {
@@ -74,13 +79,14 @@ pub struct ApplyFailure {
     pub written: Vec<ObjectId>,
 }
 
-/// Writes everything.
+/// Writes everything. `fence` is the number of the run's lock.
 ///
 /// # Errors
 /// The first failure, after the other writes of the same wave have ended, with what was written.
 pub async fn apply(
     plan: &Plan,
     secrets: &ResolvedSecrets,
+    fence: u64,
     ports: &Ports,
     patience: &Patience<'_>,
 ) -> Result<Applied, ApplyFailure> {
@@ -90,7 +96,7 @@ pub async fn apply(
     };
     ports
         .journal
-        .append(Entry::Applying)
+        .append(Entry::Applying { fence })
         .await
         .map_err(|error| failure(error.into(), &[]))?;
     let data: BTreeMap<&str, &BTreeMap<String, Secret>> = secrets
@@ -122,10 +128,19 @@ pub async fn apply(
         if let Some(error) = failed {
             return Err(failure(error, &objects));
         }
+        if wave == Wave::Supplies && plan.steps().iter().any(|step| step.id.gvk.is("", "Secret")) {
+            ports
+                .journal
+                .append(Entry::Supplied)
+                .await
+                .map_err(|error| failure(error.into(), &objects))?;
+        }
     }
     ports
         .journal
-        .append(Entry::Applied)
+        .append(Entry::Applied {
+            objects: objects.clone(),
+        })
         .await
         .map_err(|error| failure(error.into(), &objects))?;
     Ok(Applied { objects })

@@ -5,6 +5,7 @@
 //! Secret are revoked, the run's own Vault token is ended unless credentials live by it, and the log
 //! ends with the verdict. [`told`] says what happens, [`values`] cares for the secret values.
 
+mod resumed;
 mod told;
 mod values;
 
@@ -34,14 +35,18 @@ use crate::plan;
 use crate::plan::Content;
 use crate::plan::Live;
 use crate::plan::Plan;
+use crate::ports::Entry;
 use crate::ports::Login;
 use crate::ports::Ports;
 use crate::report;
 use crate::report::Verdict;
 use crate::resolve::Draft;
+use crate::resume::Brief;
 use crate::secret::FingerprintKey;
 use crate::watch;
 use crate::watch::Outcome;
+
+pub use self::resumed::resume;
 
 /// What one run gets besides its permit.
 pub struct Tools<'a> {
@@ -144,6 +149,10 @@ async fn alone(
             values::close(draft, tools, patience).await;
             return Ok(Verdict::succeeded(told::summary(&plan), Vec::new()));
         };
+        if let Err(problem) = note(&plan, tools, patience).await {
+            values::close(draft, tools, patience).await;
+            return Err(problem);
+        }
         if !plan.writes() {
             return write_and_watch(&plan, draft, &Reins::loose(&tools.stop), tools, patience)
                 .await;
@@ -168,6 +177,15 @@ async fn alone(
         permit = plan.into_permit();
         wanted = plan::wanted(&permit);
     }
+}
+
+/// Notes what it takes to go on with the run after a restart.
+async fn note(plan: &Plan, tools: &Tools<'_>, patience: &Patience<'_>) -> Result<(), Problem> {
+    let left = patience.deadline.saturating_duration_since(Instant::now());
+    let now = tools.ports.clock.now();
+    let brief = Brief::of(plan, now.checked_add(left).unwrap_or(now)).to_value();
+    let noted = tools.ports.journal.append(Entry::Planned { brief }).await;
+    noted.map_err(|_full| report::of_journal())
 }
 
 /// Stands before the lock of the permit's app.
@@ -226,7 +244,7 @@ async fn write_and_watch(
         stop: &reins.writing,
         ..patience.clone()
     };
-    let applied = apply::apply(plan, &secrets, tools.ports, &writing).await;
+    let applied = apply::apply(plan, &secrets, reins.fence, tools.ports, &writing).await;
     let written: Vec<ObjectId> = match &applied {
         Ok(applied) => applied
             .objects()
@@ -238,7 +256,7 @@ async fn write_and_watch(
     values::settle_secrets(secrets, &written, tools, patience).await;
     tools.log.end_stage(Stage::Apply);
     Ok(match applied {
-        Ok(applied) => judge(plan, &applied, reins, tools, patience).await,
+        Ok(applied) => judge(plan.permit(), &applied, reins, tools, patience).await,
         Err(failure) if reins.writing.is_cancelled() && !tools.stop.is_cancelled() => {
             Verdict::problem(report::of_lost_lock(reins, &failure))
         }
@@ -247,14 +265,13 @@ async fn write_and_watch(
 }
 
 async fn judge(
-    plan: &Plan,
+    permit: &Permit,
     applied: &Applied,
     reins: &Reins,
     tools: &Tools<'_>,
     patience: &Patience<'_>,
 ) -> Verdict {
     tools.log.start(Stage::Watch, "watch the rollout");
-    let permit = plan.permit();
     let outcome = watch::watch(
         applied.objects(),
         permit.namespace().as_str(),

@@ -243,6 +243,16 @@ pub fn of_cluster(object: &str, error: &ClusterError) -> Problem {
     }
 }
 
+/// Tells that the journal cannot be written, so nothing else was.
+#[must_use]
+pub fn of_journal() -> Problem {
+    Problem::new(
+        Code::Internal,
+        "the agent cannot write its journal; nothing was written",
+    )
+    .hint("the operator should look at the disk of the agent's state directory")
+}
+
 /// Tells why a run did not get the lock. Nothing was written.
 #[must_use]
 pub fn of_lock(error: &LockError) -> Problem {

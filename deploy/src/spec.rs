@@ -49,6 +49,8 @@ pub struct Spec {
     pub images: BTreeMap<String, ImageRef>,
     /// How the rollout is judged.
     pub rollout: Rollout,
+    /// The file as it was read, so that a run can be taken up again.
+    pub text: String,
 }
 
 /// One Kubernetes Secret to write.
@@ -131,7 +133,9 @@ pub enum WhenLocked {
 pub fn parse(file: &[u8]) -> Result<Spec, InputError> {
     let root = core::document(file)
         .map_err(|flaw| InputError::one(proto::error::Code::SpecInvalid, flaw.place(SPEC_FILE)))?;
-    parse::spec(&root)
+    let mut spec = parse::spec(&root)?;
+    spec.text = String::from_utf8_lossy(file).into_owned();
+    Ok(spec)
 }
 
 /// Makes an error about the image `name` of a spec that was read from `file`.

@@ -2,7 +2,8 @@
 //!
 //! `cargo measure start`: start to ready. `cargo measure rest`: memory and processor time at rest, sizes of the
 //! programs. `cargo measure secret`: POST to Secret written. `cargo measure deploy`: memory during a deploy of
-//! 100 objects. Everything is measured on release builds; numbers are printed, never asserted.
+//! 100 objects. `cargo measure kills`: deploys with the agent killed at random moments, every verdict compared
+//! with the cluster. Everything is measured on release builds; numbers are printed, never asserted.
 #![expect(clippy::print_stdout, reason = "this program prints measurements")]
 
 use std::path::Path;
@@ -14,6 +15,7 @@ use anyhow::ensure;
 use clap::Parser;
 use clap::Subcommand;
 use serde_json::json;
+use tests::kills::Sweep;
 use tests::stand::agent;
 use tests::submission::post;
 use tests::wait::Look;
@@ -39,7 +41,16 @@ enum What {
     Secret,
     /// Memory during a deploy of 100 objects.
     Deploy,
-    /// All of them.
+    /// Deploys during which the agent is killed at random moments.
+    Kills {
+        /// How many.
+        #[arg(long, default_value_t = 100)]
+        rounds: usize,
+        /// Where the moments come from; a fresh one unless given.
+        #[arg(long)]
+        seed: Option<u64>,
+    },
+    /// All of them but the kills.
     All,
 }
 
@@ -52,6 +63,7 @@ async fn main() -> Result<()> {
         What::Rest => rest(&programs).await,
         What::Secret => secret(&programs).await,
         What::Deploy => deploy(&programs).await,
+        What::Kills { rounds, seed } => kills(&programs, rounds, seed).await,
         What::All => {
             start(&programs).await?;
             rest(&programs).await?;
@@ -160,6 +172,22 @@ async fn deploy(programs: &agent::Programs) -> Result<()> {
         began.elapsed().as_secs_f64(),
         peak(pid)?
     );
+    Ok(())
+}
+
+async fn kills(programs: &agent::Programs, rounds: usize, seed: Option<u64>) -> Result<()> {
+    let seed = seed.unwrap_or_else(|| u64::from(std::process::id()) * 7919);
+    println!("kills: seed {seed}");
+    let mut world = world("bench-kills", programs).await?;
+    let began = Instant::now();
+    let sweep = Sweep::new(&mut world, programs.clone(), seed).await?;
+    let tally = sweep.run(rounds).await?;
+    println!(
+        "{rounds} kills in {:.0} s: every verdict was true, nothing was written twice, no lock, credential or run was left",
+        began.elapsed().as_secs_f64()
+    );
+    println!("verdicts: {:?}", tally.ends);
+    println!("killed in: {:?}", tally.phases);
     Ok(())
 }
 

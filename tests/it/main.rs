@@ -10,6 +10,7 @@ mod client;
 mod contract;
 mod deploy;
 mod faults;
+mod kills;
 mod leaks;
 mod lifecycle;
 mod locks;

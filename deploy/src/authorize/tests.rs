@@ -144,6 +144,7 @@ fn request(secrets: Vec<SecretSpec>, objects: Vec<Object>) -> Request {
             manifests: Vec::new(),
             images: BTreeMap::new(),
             rollout: Rollout::default(),
+            text: String::new(),
         },
         objects,
         source: crate::request::Source::Manifests,

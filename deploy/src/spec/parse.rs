@@ -97,6 +97,7 @@ fn top(fields: &Fields<'_>, errors: &mut Errors) -> Option<Spec> {
         manifests: manifests.unwrap_or_default(),
         images: images.unwrap_or_default(),
         rollout,
+        text: String::new(),
     })
 }
 
