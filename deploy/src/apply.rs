@@ -39,6 +39,11 @@ pub struct Applied {
 }
 
 impl Applied {
+    /// Takes the proof out of the journal: for a run that was cut after everything was written.
+    pub(crate) const fn recalled(objects: Vec<AppliedObject>) -> Self {
+        Self { objects }
+    }
+
     /// Returns the objects.
     #[must_use]
     pub fn objects(&self) -> &[AppliedObject] {
@@ -85,7 +90,7 @@ pub struct ApplyFailure {
     pub written: Vec<ObjectId>,
 }
 
-/// Writes everything.
+/// Writes everything. `fence` is the number of the run's lock.
 ///
 /// # Errors
 /// The first failure, after the other writes of the same wave have ended, with what was written.
@@ -128,6 +133,13 @@ pub async fn apply(
         if let Some(error) = failed {
             return Err(failure(error, &objects));
         }
+        if wave == Wave::Supplies && plan.steps().iter().any(|step| step.id.gvk.is("", "Secret")) {
+            ports
+                .journal
+                .append(Entry::Supplied)
+                .await
+                .map_err(|error| failure(error.into(), &objects))?;
+        }
     }
     if let Some(helm) = &plan.permit().request().spec.helm {
         match release::write(plan, helm, ports, patience).await {
@@ -137,7 +149,9 @@ pub async fn apply(
     }
     ports
         .journal
-        .append(Entry::Applied)
+        .append(Entry::Applied {
+            objects: objects.clone(),
+        })
         .await
         .map_err(|error| failure(error.into(), &objects))?;
     Ok(Applied { objects })

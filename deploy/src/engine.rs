@@ -10,6 +10,7 @@ mod back;
 mod book;
 mod charts;
 mod course;
+mod resumed;
 mod told;
 mod values;
 
@@ -44,6 +45,7 @@ use crate::plan;
 use crate::plan::Content;
 use crate::plan::Live;
 use crate::plan::Plan;
+use crate::ports::Entry;
 use crate::ports::Login;
 use crate::ports::Ports;
 use crate::prune;
@@ -52,8 +54,11 @@ use crate::render;
 use crate::report;
 use crate::report::Verdict;
 use crate::resolve::Draft;
+use crate::resume::Brief;
 use crate::saved;
 use crate::secret::FingerprintKey;
+
+pub use self::resumed::resume;
 
 /// What one run gets besides its permit.
 pub struct Tools<'a> {
@@ -175,6 +180,10 @@ async fn alone(
             return Ok(Verdict::succeeded(summary, warnings));
         };
         told::tell_plan(&told.steps, tools.log);
+        if let Err(problem) = note(&plan, tools, patience).await {
+            values::close(draft, tools, patience).await;
+            return Err(problem);
+        }
         let mut course = Course {
             plan: &plan,
             app,
@@ -235,6 +244,15 @@ async fn leftovers(
     let rollout = &permit.request().spec.rollout;
     prune::brake(rollout, &found, past.members.len()).map_err(|brake| report::of_brake(&brake))?;
     Ok(found)
+}
+
+/// Notes what it takes to go on with the run after a restart.
+async fn note(plan: &Plan, tools: &Tools<'_>, patience: &Patience<'_>) -> Result<(), Problem> {
+    let left = patience.deadline.saturating_duration_since(Instant::now());
+    let now = tools.ports.clock.now();
+    let brief = Brief::of(plan, now.checked_add(left).unwrap_or(now)).to_value();
+    let noted = tools.ports.journal.append(Entry::Planned { brief }).await;
+    noted.map_err(|error| report::of_journal(&error))
 }
 
 /// Stands before the lock of the permit's app.

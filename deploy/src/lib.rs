@@ -57,6 +57,7 @@ pub mod apply;
 pub mod rollout;
 pub mod cause;
 pub mod watch;
+pub mod resume;
 pub mod report;
 pub mod engine;
 

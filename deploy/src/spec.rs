@@ -74,6 +74,8 @@ pub struct Spec {
     pub conflicts: Vec<ConflictRule>,
     /// Managers whose fields become ours.
     pub adopt: Vec<String>,
+    /// The file as it was read, so that a run can be taken up again.
+    pub text: String,
 }
 
 /// One Kubernetes Secret to write.
@@ -205,7 +207,9 @@ pub enum WhenLocked {
 pub fn parse(file: &[u8]) -> Result<Spec, InputError> {
     let root = core::document(file)
         .map_err(|flaw| InputError::one(proto::error::Code::SpecInvalid, flaw.place(SPEC_FILE)))?;
-    parse::spec(root)
+    let mut spec = parse::spec(root)?;
+    spec.text = String::from_utf8_lossy(file).into_owned();
+    Ok(spec)
 }
 
 /// Reads `90s`, `10m`, `1h30m`.

@@ -12,6 +12,7 @@ mod contract;
 mod deploy;
 mod faults;
 mod history;
+mod kills;
 mod leaks;
 mod lifecycle;
 mod locks;

@@ -67,11 +67,13 @@ impl Intake {
         let admitting = Arc::clone(&self.policy);
         let explaining = Arc::clone(&self.policy);
         let preparing = Arc::new(self);
+        let resuming = Arc::clone(&preparing);
         Brain {
             identify,
             admit: Arc::new(move |who, decision| authorize::admit(&admitting, who, decision)),
             explain: Arc::new(move |who| authorize::explain(&explaining, who)),
             prepare: Arc::new(move |asked| Arc::clone(&preparing).prepare(asked).boxed()),
+            resume: Arc::new(move |cut, began| resuming.resume(cut, began)),
         }
     }
 
@@ -159,7 +161,7 @@ impl Intake {
     }
 
     /// Asks the cluster how it serves the kinds of a request that are not built in.
-    async fn served(&self, request: &Request) -> Result<Vec<Resource>, Problem> {
+    pub(super) async fn served(&self, request: &Request) -> Result<Vec<Resource>, Problem> {
         let mut served = Vec::new();
         let foreign: BTreeSet<&Gvk> = request
             .objects

@@ -268,7 +268,7 @@ mod tests {
             ),
             (
                 "Secret in version \"v1\" cannot be handled: ReadString: expects \" or n, but found 5, error found in #10 byte of ...|\"a\":5432}|...",
-                "f: Secret in version (...) cannot be handled: ReadString: expects ",
+                "f: Secret in version (...) cannot be handled: ReadString: expects (...)",
             ),
             ("", "f: FieldValueInvalid"),
         ];

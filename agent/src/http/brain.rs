@@ -19,10 +19,12 @@ use proto::ids::DeployName;
 use proto::ids::Namespace;
 use proto::report::Mode;
 use proto::report::NearMiss;
+use proto::report::Report;
 
 use super::answer::Refusal;
 use crate::auth::Identity;
 use crate::auth::Presented;
+use crate::journal::UnfinishedRun;
 use crate::runs::Work;
 
 /// A complete submission of a known caller.
@@ -64,6 +66,9 @@ pub type Explain = Arc<dyn Fn(&Principal) -> (Vec<String>, Vec<NearMiss>) + Send
 pub type Prepare =
     Arc<dyn Fn(Asked) -> BoxFuture<'static, Result<Prepared, Problem>> + Send + Sync>;
 
+/// Makes the work of going on with a run that a former process left; `None` if it cannot be.
+pub type Resume = Arc<dyn Fn(&UnfinishedRun, &Report) -> Option<Work> + Send + Sync>;
+
 /// All of it.
 #[derive(Clone)]
 pub struct Brain {
@@ -75,6 +80,8 @@ pub struct Brain {
     pub explain: Explain,
     /// Prepares a run.
     pub prepare: Prepare,
+    /// Prepares going on with a run.
+    pub resume: Resume,
 }
 
 /// Tells a denial.

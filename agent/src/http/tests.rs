@@ -135,6 +135,7 @@ fn brain() -> Brain {
         }),
         explain: Arc::new(|_| (vec!["rule-1".to_owned()], Vec::new())),
         prepare: Arc::new(|asked| prepare(&asked).boxed()),
+        resume: Arc::new(|_, _| None),
     }
 }
 

@@ -150,6 +150,7 @@ fn request(secrets: Vec<SecretSpec>, objects: Vec<Object>) -> Request {
             health: Vec::new(),
             conflicts: Vec::new(),
             adopt: Vec::new(),
+            text: String::new(),
         },
         objects,
         source: crate::request::Source::Manifests,

@@ -273,7 +273,7 @@ async fn restore(
     let applied = apply::apply(&earlier, &ResolvedSecrets::none(), tools.ports, &writing).await;
     tools.log.end_stage(Stage::Apply);
     let applied = applied.map_err(|failure| report::of_apply(&failure))?;
-    let mut verdict = judge(&earlier, &applied, reins, tools, patience).await;
+    let mut verdict = judge(earlier.permit(), &applied, reins, tools, patience).await;
     if verdict.status == Status::Succeeded {
         let only_failed = Past {
             members: made_by(plan),

@@ -167,6 +167,38 @@ pub(super) async fn close(
     number
 }
 
+/// Notes how a run ended that went on after a restart. Its revision is not one to go back to: what it
+/// sent ended with the former process.
+pub(super) async fn close_resumed(
+    app: &App,
+    verdict: &mut Verdict,
+    tools: &Tools<'_>,
+    patience: &Patience<'_>,
+) {
+    let place = app.place(tools.ports);
+    let closed = async {
+        let mut past = store::read(place, patience).await?;
+        let own = past.revisions.last();
+        if own.is_none_or(|last| last.run != tools.id.as_str() || last.state != State::Pending) {
+            return Ok(());
+        }
+        let state = if verdict.status == Status::Succeeded {
+            State::Deployed
+        } else {
+            State::Failed
+        };
+        let members = past.members.clone();
+        store::close(place, &mut past, state, None, members, patience).await
+    };
+    if let Err(error) = closed.await {
+        let problem = report::of_history(&error);
+        verdict.warnings.push(format!(
+            "how the revision ended is not recorded: {}",
+            problem.detail
+        ));
+    }
+}
+
 /// The objects of a plan as they can be put back: Secrets by name only.
 fn content(plan: &Plan) -> Content {
     let is_secret = |id: &ObjectId| id.gvk.is("", "Secret");

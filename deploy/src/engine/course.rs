@@ -23,6 +23,7 @@ use super::told;
 use super::values;
 use crate::apply;
 use crate::apply::Applied;
+use crate::authorize::Permit;
 use crate::backoff::Patience;
 use crate::history::Past;
 use crate::history::State;
@@ -85,7 +86,13 @@ pub(super) async fn write_and_watch(
         }
     };
     // On disk before the first write anywhere: after a kill the truth about this run is known.
-    let noted = tools.ports.journal.append(Entry::Applying).await;
+    let noted = tools
+        .ports
+        .journal
+        .append(Entry::Applying {
+            fence: course.reins.fence,
+        })
+        .await;
     let begun = match noted.map_err(|error| report::of_journal(&error)) {
         Ok(()) => book::begin(plan, course.app, &mut course.past, tools, patience).await,
         Err(problem) => Err(problem),
@@ -112,7 +119,7 @@ pub(super) async fn write_and_watch(
     tools.log.end_stage(Stage::Apply);
     let (verdict, objects) = match &applied {
         Ok(applied) => (
-            judge(plan, applied, &course.reins, tools, patience).await,
+            judge(plan.permit(), applied, &course.reins, tools, patience).await,
             applied.objects(),
         ),
         Err(failure) if course.reins.writing.is_cancelled() && !tools.stop.is_cancelled() => {
@@ -175,14 +182,13 @@ async fn settle(
 }
 
 pub(super) async fn judge(
-    plan: &Plan,
+    permit: &Permit,
     applied: &Applied,
     reins: &Reins,
     tools: &Tools<'_>,
     patience: &Patience<'_>,
 ) -> Verdict {
     tools.log.start(Stage::Watch, "watch the rollout");
-    let permit = plan.permit();
     let outcome = watch::watch(
         Watched {
             objects: applied.objects(),

@@ -128,6 +128,7 @@ fn top(fields: &Fields<'_>, errors: &mut Errors) -> Option<Spec> {
         health: health.unwrap_or_default(),
         conflicts: conflicts.unwrap_or_default(),
         adopt: adopt.unwrap_or_default(),
+        text: String::new(),
     })
 }
 
