@@ -441,12 +441,12 @@ async fn a_killed_agent_leaves_no_helm_and_the_next_deploy_puts_the_release_righ
         let spec = chart.spec(&rest);
         ensure!(world.post(&chart.bundle(&spec)).await?.status == 202);
         let (child, _) = child_of(&world, "upgrade").await?;
-        let record = format!("jsonpath={{.items[*].metadata.labels.status}}");
+        let record = "jsonpath={.items[*].metadata.labels.status}";
         tests::wait::until(
             "the pending record",
             std::time::Duration::from_secs(30),
             async || {
-                let words = ["get", "secret", "-l", "owner=helm", "-o", record.as_str()];
+                let words = ["get", "secret", "-l", "owner=helm", "-o", record];
                 match world.kubectl(&words).await {
                     Ok(text) if text.contains("pending-") => tests::wait::Look::Ready(()),
                     Ok(text) => tests::wait::Look::NotYet(text),

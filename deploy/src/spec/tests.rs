@@ -227,10 +227,8 @@ fn a_wrong_chart_is_refused_at_its_place() {
 
 #[test]
 fn words_of_later_versions_are_refused_by_name() {
-    for word in ["flux"] {
-        let text = format!("version: 1\nname: a\nmanifests: [a]\n{word}: x\n");
-        assert_eq!(wrong(&text), [word]);
-    }
+    let text = "version: 1\nname: a\nmanifests: [a]\nflux: x\n";
+    assert_eq!(wrong(text), ["flux"]);
     for (field, path) in [
         ("on_failure: explode", "on_failure"),
         ("when_locked: steal", "when_locked"),
