@@ -54,12 +54,11 @@ pub mod check;
 pub mod saved;
 pub mod release;
 pub mod apply;
+#[cfg(any(test, feature = "fakes"))]
+pub mod fakes;
 pub mod rollout;
 pub mod cause;
 pub mod watch;
 pub mod resume;
 pub mod report;
 pub mod engine;
-
-#[cfg(any(test, feature = "fakes"))]
-pub mod fakes;
