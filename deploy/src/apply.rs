@@ -1,7 +1,7 @@
 //! Carries out a plan: server-side apply, wave after wave, concurrent inside a wave.
 //!
 //! Needs the [`Plan`] (and so the permit in it) and the values. The journal notes that writing
-//! begins before it is called. [`write`] does one object; what got no answer is looked at before it
+//! begins before it is called. [`mod@write`] does one object; what got no answer is looked at before it
 //! is sent again. Steps whose object is already right are not written; a chart's objects are Helm's
 //! to write. Called by [`crate::engine`] in a task that
 //! is never dropped; the stop token is asked between writes.

@@ -1,6 +1,6 @@
 //! The words `conflicts` and `adopt`: what happens to fields that other managers own.
 //!
-//! Called by [`super::parse`]; the rules are looked up by [`crate::terms`]. The first rule that fits a
+//! Called by [`super::parse()`]; the rules are looked up by [`crate::terms`]. The first rule that fits a
 //! contested field decides; a field that no rule fits fails the run.
 
 use super::fields::Errors;
