@@ -48,12 +48,15 @@ fn equal_plans_differ_in_nothing_whoever_made_them_and_when() {
     assert_eq!(moved, Vec::<String>::new());
 }
 
+/// Something that happens between two plans.
+type Change = fn(&mut SavedPlan);
+
 #[test]
 fn every_difference_is_told_and_names_its_object() {
-    let rows: [(&str, fn(&mut SavedPlan)); 12] = [
+    let rows: [(&str, Change); 12] = [
         ("the bundle", |now| now.bundle = "sha256:x".to_owned()),
         ("demo/other/app", |now| {
-            now.namespace = "other".parse().expect("a name")
+            now.namespace = "other".parse().expect("a name");
         }),
         ("two: is not in the plan", |now| now.steps.push(step("two"))),
         ("one: is in the plan", |now| now.steps.clear()),
@@ -78,10 +81,10 @@ fn every_difference_is_told_and_names_its_object() {
             now.steps[0].keys.insert("more".to_owned(), String::new());
         }),
         ("one: what is sent", |now| {
-            now.steps[0].sends = "sha256:z".to_owned()
+            now.steps[0].sends = "sha256:z".to_owned();
         }),
         ("one: something else", |now| {
-            now.steps[0].action = proto::report::Action::Same
+            now.steps[0].action = proto::report::Action::Same;
         }),
     ];
     for (expected, change) in rows {
