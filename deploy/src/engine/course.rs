@@ -69,7 +69,6 @@ pub(super) async fn write_and_watch(
     told: &mut Told,
 ) -> Result<Verdict, Problem> {
     let plan = course.plan;
-    let before = course.past.clone();
     if tools.stop.is_cancelled() {
         values::close(draft, tools, patience).await;
         return Err(Problem::new(Code::Cancelled, "the run was cancelled"));
@@ -119,13 +118,12 @@ pub(super) async fn write_and_watch(
         }
         Err(failure) => (Verdict::problem(report::of_apply(failure)), &[][..]),
     };
-    Ok(settle(course, &before, verdict, objects, tools, patience, told).await)
+    Ok(settle(course, verdict, objects, tools, patience, told).await)
 }
 
 /// After the rollout: prunes what is not wanted any more, or goes back, and closes the history.
 async fn settle(
     course: &mut Course<'_>,
-    before: &Past,
     verdict: Verdict,
     objects: &[AppliedObject],
     tools: &Tools<'_>,
@@ -147,7 +145,7 @@ async fn settle(
         && rollout.on_failure == OnFailure::Rollback
         && plan.permit().request().mode == Mode::Deploy
     {
-        verdict = back::put_back(course, before, verdict, tools, patience).await;
+        verdict = back::put_back(course, verdict, tools, patience).await;
     }
     let after = After {
         applied: objects,
