@@ -360,8 +360,7 @@ pub fn of_history(error: &HistoryError) -> Problem {
 pub fn of_older(older: &Older) -> Problem {
     let detail = format!("{older} (revision {})", older.revision);
     Problem::new(Code::Superseded, detail).hint(
-        "run the newest pipeline's job; to deploy the older one all the same, use `quaymaster \
-         rollback`, or set rollout.allow_older",
+        "run the newest pipeline's job; to deploy the older one all the same, set rollout.allow_older",
     )
 }
 

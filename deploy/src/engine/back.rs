@@ -172,12 +172,13 @@ async fn served(
 /// Puts the last deployed revision back after a failure; the answer tells both.
 pub(super) async fn put_back(
     course: &Course<'_>,
-    past: &Past,
     failed: Verdict,
     tools: &Tools<'_>,
     patience: &Patience<'_>,
 ) -> Verdict {
-    let Some(revision) = past.revisions.iter().rev().find(|one| can_come_back(one)) else {
+    // The revision of the failed run is pending, so it is none of these.
+    let mut newest_first = course.past.revisions.iter().rev();
+    let Some(revision) = newest_first.find(|one| can_come_back(one)) else {
         let why = "; no earlier revision is recorded to go back to";
         return told(failed, Status::Failed, why);
     };

@@ -72,7 +72,6 @@ pub(super) async fn write_and_watch(
     told: &mut Told,
 ) -> Result<Verdict, Problem> {
     let plan = course.plan;
-    let before = course.past.clone();
     if tools.stop.is_cancelled() {
         values::close(draft, tools, patience).await;
         return Err(Problem::new(Code::Cancelled, "the run was cancelled"));
@@ -131,13 +130,12 @@ pub(super) async fn write_and_watch(
             &[][..],
         ),
     };
-    Ok(settle(course, &before, verdict, objects, tools, patience, told).await)
+    Ok(settle(course, verdict, objects, tools, patience, told).await)
 }
 
 /// After the rollout: prunes what is not wanted any more, or goes back, and closes the history.
 async fn settle(
     course: &mut Course<'_>,
-    before: &Past,
     verdict: Verdict,
     objects: &[AppliedObject],
     tools: &Tools<'_>,
@@ -161,7 +159,7 @@ async fn settle(
         && rollout.on_failure == OnFailure::Rollback
         && plan.permit().request().mode == Mode::Deploy
     {
-        verdict = back::put_back(course, before, verdict, tools, patience).await;
+        verdict = back::put_back(course, verdict, tools, patience).await;
     }
     let after = After {
         applied: objects,
