@@ -314,10 +314,7 @@ async fn a_bad_image_has_the_same_cause_in_a_chart_as_in_manifests() -> Result<(
 
 #[tokio::test]
 async fn a_failed_upgrade_goes_back_to_the_revision_that_worked() -> Result<()> {
-    let mut world = World::without_agent("helmback").await?;
-    let policy = world.policy() + "verbs = [\"apply\", \"rollback\"]\n";
-    std::fs::write(world.policy_path(), policy)?;
-    world.start_agent().await?;
+    let world = World::new("helmback").await?;
     let rest = with_image(&world).replace("timeout: 90s", "timeout: 90s, on_failure: rollback");
     let mut chart = Chart::new();
     ended_with(&chart.deploy(&world, &rest).await?, 200)?;
@@ -606,7 +603,7 @@ async fn a_plan_of_a_chart_writes_nothing_and_tells_of_random_output() -> Result
         "{}",
         done.log
     );
-    ensure!(done.log.contains("create: v1/ConfigMap"), "{}", done.log);
+    ensure!(done.log.contains("+ create v1/ConfigMap"), "{}", done.log);
     let there = world
         .kubectl(&["get", "secret,configmap", "-o", "name"])
         .await?;
