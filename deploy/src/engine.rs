@@ -181,10 +181,6 @@ async fn alone(
             return Ok(Verdict::succeeded(summary, warnings));
         };
         told::tell_plan(&told.steps, tools.log);
-        if let Err(problem) = note(&plan, tools, patience).await {
-            values::close(draft, tools, patience).await;
-            return Err(problem);
-        }
         let mut course = Course {
             plan: &plan,
             app,
@@ -192,6 +188,10 @@ async fn alone(
             leftovers: &leftovers,
             reins: Reins::loose(&tools.stop),
         };
+        if let Err(problem) = note(&course, &told.steps, tools, patience).await {
+            values::close(draft, tools, patience).await;
+            return Err(problem);
+        }
         if !course.writes() {
             return course::write_and_watch(&mut course, draft, tools, patience, told).await;
         }
@@ -248,10 +248,16 @@ async fn leftovers(
 }
 
 /// Notes what it takes to go on with the run after a restart.
-async fn note(plan: &Plan, tools: &Tools<'_>, patience: &Patience<'_>) -> Result<(), Problem> {
+async fn note(
+    course: &Course<'_>,
+    steps: &[proto::report::Step],
+    tools: &Tools<'_>,
+    patience: &Patience<'_>,
+) -> Result<(), Problem> {
     let left = patience.deadline.saturating_duration_since(Instant::now());
     let now = tools.ports.clock.now();
-    let brief = Brief::of(plan, now.checked_add(left).unwrap_or(now)).to_value();
+    let deadline = now.checked_add(left).unwrap_or(now);
+    let brief = Brief::of(course.plan, steps, course.writes(), deadline).to_value();
     let noted = tools.ports.journal.append(Entry::Planned { brief }).await;
     noted.map_err(|error| report::of_journal(&error))
 }

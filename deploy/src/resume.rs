@@ -75,7 +75,7 @@ pub struct Brief {
     pub steps: Vec<Step>,
     /// Secrets that the plan writes with values that are not kept.
     pub blind: Vec<String>,
-    /// Whether the plan writes anything, and so needs the lock.
+    /// Whether the run writes anything, and so needs the lock.
     pub writes: bool,
 }
 
@@ -127,9 +127,9 @@ impl Kept {
 }
 
 impl Brief {
-    /// Writes down a plan.
+    /// Writes down a plan, with its steps as they are told and whether its run needs the lock.
     #[must_use]
-    pub fn of(plan: &Plan, deadline: Timestamp) -> Self {
+    pub fn of(plan: &Plan, steps: &[Step], writes: bool, deadline: Timestamp) -> Self {
         let permit = plan.permit();
         let request = permit.request();
         let is_blind = |step: &&crate::plan::Step| {
@@ -146,9 +146,9 @@ impl Brief {
             cluster: permit.cluster().clone(),
             namespace: permit.namespace().clone(),
             deadline,
-            steps: plan.told(),
+            steps: steps.to_vec(),
             blind: blind.map(|step| step.id.name.clone()).collect(),
-            writes: plan.writes(),
+            writes,
         }
     }
 

@@ -89,7 +89,11 @@ pub(super) async fn begin(
     tools: &Tools<'_>,
     patience: &Patience<'_>,
 ) -> Result<(), Problem> {
-    if !plan.writes() {
+    // A run that goes on after a restart has its revision already.
+    let own = tools.id.as_str();
+    let begun = past.revisions.last();
+    let begun = begun.is_some_and(|last| last.run == own && last.state == State::Pending);
+    if !plan.writes() || begun {
         return Ok(());
     }
     let revision = Revision {

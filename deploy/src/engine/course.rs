@@ -133,6 +133,21 @@ pub(super) async fn write_and_watch(
     Ok(settle(course, verdict, objects, tools, patience, told).await)
 }
 
+/// Judges what a former process wrote, and closes the run as if nothing had happened.
+pub(super) async fn watch_on(
+    course: &mut Course<'_>,
+    applied: &Applied,
+    tools: &Tools<'_>,
+    patience: &Patience<'_>,
+    told: &mut Told,
+) -> Verdict {
+    let before = course.past.clone();
+    let permit = course.plan.permit();
+    let verdict = judge(permit, applied, &course.reins, tools, patience).await;
+    let objects = applied.objects();
+    settle(course, &before, verdict, objects, tools, patience, told).await
+}
+
 /// After the rollout: prunes what is not wanted any more, or goes back, and closes the history.
 async fn settle(
     course: &mut Course<'_>,

@@ -12,29 +12,38 @@ use proto::error::Problem;
 use proto::event::Stage;
 use proto::report::Action;
 use proto::report::Report;
+use proto::report::Status;
 use tokio::time::Instant;
 
 use super::Told;
 use super::Tools;
 use super::book;
 use super::book::App;
-use super::course::judge;
+use super::course;
+use super::course::Course;
 use super::gate;
+use super::leftovers;
 use super::make_plan;
 use super::told;
 use super::wanted_of;
-use crate::apply;
 use crate::apply::Applied;
 use crate::authorize::Permit;
 use crate::backoff::Patience;
+use crate::history::Past;
 use crate::lock::Reins;
+use crate::object::AppliedObject;
 use crate::object::ObjectId;
+use crate::object::text;
 use crate::plan;
+use crate::plan::Content;
 use crate::plan::Plan;
+use crate::plan::Step;
+use crate::plan::Wave;
+use crate::plan::cluster_trouble;
 use crate::ports::Entry;
+use crate::prune::Leftover;
 use crate::report;
 use crate::report::Verdict;
-use crate::resolve::ResolvedSecrets;
 use crate::resume::Brief;
 use crate::resume::Progress;
 
@@ -62,12 +71,12 @@ pub async fn resume(
         "the agent was restarted during this run, which goes on now; earlier lines of its log may be gone",
     );
     tools.log.end_stage(Stage::Authorize);
-    let told = Told {
+    let mut told = Told {
         steps: brief.steps.clone(),
         ..Told::default()
     };
     // Boxed for its size.
-    let verdict = go_on(permit, brief, progress, &tools, &patience).boxed();
+    let verdict = go_on(permit, brief, progress, &tools, &patience, &mut told).boxed();
     let verdict = verdict.await;
     told::tell(&verdict, &[], tools.log);
     let report = told::finish(began, verdict, told, &tools);
@@ -81,15 +90,17 @@ async fn go_on(
     progress: Progress,
     tools: &Tools<'_>,
     patience: &Patience<'_>,
+    told: &mut Told,
 ) -> Verdict {
     if !brief.writes {
         let reins = Reins::loose(&tools.stop);
-        return carry_on(permit, brief, progress, &reins, tools, patience).await;
+        return carry_on(permit, brief, progress, reins, tools, patience, told).await;
     }
     let fence = match &progress {
         Progress::Planned => 0,
-        Progress::Writing { fence } | Progress::Supplied { fence } => *fence,
-        Progress::Applied { fence, .. } => *fence,
+        Progress::Writing { fence }
+        | Progress::Supplied { fence }
+        | Progress::Applied { fence, .. } => *fence,
     };
     let mut gate = gate(&permit, tools);
     let lock = match gate.look(patience).await {
@@ -102,7 +113,7 @@ async fn go_on(
     match lock {
         Ok(Some(lock)) => {
             let reins = lock.reins();
-            let work = carry_on(permit, brief, progress, &reins, tools, patience);
+            let work = carry_on(permit, brief, progress, reins, tools, patience, told);
             lock.hold(patience, work.boxed()).await
         }
         Ok(None) => match progress {
@@ -127,104 +138,148 @@ async fn carry_on(
     permit: Permit,
     brief: &Brief,
     progress: Progress,
-    reins: &Reins,
+    reins: Reins,
     tools: &Tools<'_>,
     patience: &Patience<'_>,
+    told: &mut Told,
 ) -> Verdict {
-    let noted = tools
-        .ports
-        .journal
-        .append(Entry::Resumed { fence: reins.fence });
-    if noted.await.is_err() {
-        return Verdict::problem(Problem::new(
-            Code::Internal,
-            "the agent cannot write its journal",
-        ));
+    let resumed = Entry::Resumed { fence: reins.fence };
+    if let Err(error) = tools.ports.journal.append(resumed).await {
+        let mut problem = report::of_journal(&error);
+        problem.detail = format!("the agent {error}; {}", standing(&progress));
+        return Verdict::problem(problem);
     }
-    let app = App::of(&permit);
     let is_release = permit.request().spec.helm.is_some();
-    let mut verdict = match progress {
-        Progress::Planned => return interrupted("nothing was written"),
-        Progress::Writing { .. } | Progress::Supplied { .. } if is_release => interrupted(
-            "Helm may have been writing the release; the next deploy puts it right first",
-        ),
-        Progress::Writing { .. } if !brief.blind.is_empty() => {
-            tell_what_is_there(permit, brief, tools, patience).await
-        }
-        Progress::Writing { .. } | Progress::Supplied { .. } => {
-            complete(permit, reins, tools, patience).await
-        }
-        Progress::Applied { objects, .. } => {
-            let applied = Applied::recalled(objects);
-            judge(&permit, &applied, reins, tools, patience).await
-        }
-    };
-    book::close_resumed(&app, &mut verdict, tools, patience).await;
-    verdict
-}
-
-/// The objects that can be written without values.
-fn open(permit: &Permit, tools: &Tools<'_>) -> Vec<(ObjectId, plan::Content)> {
-    let wanted = wanted_of(permit, &App::of(permit), tools).into_iter();
-    wanted.filter(|(id, _)| !id.gvk.is("", "Secret")).collect()
-}
-
-async fn plan_of(
-    permit: Permit,
-    wanted: Vec<(ObjectId, plan::Content)>,
-    tools: &Tools<'_>,
-    patience: &Patience<'_>,
-) -> Result<Plan, Problem> {
     let app = App::of(&permit);
-    let set = app.place(tools.ports).set_id();
-    let told = &mut Told::default();
-    make_plan(permit, wanted, None, &set, tools, patience, told).await
-}
-
-/// Writes what is not written yet, and watches.
-async fn complete(
-    permit: Permit,
-    reins: &Reins,
-    tools: &Tools<'_>,
-    patience: &Patience<'_>,
-) -> Verdict {
-    let wanted = open(&permit, tools);
-    let plan = match plan_of(permit, wanted, tools, patience).await {
+    let all = wanted_of(&permit, &app, tools);
+    let found = match progress {
+        Progress::Planned => return interrupted("nothing was written"),
+        Progress::Writing { .. } | Progress::Supplied { .. } if is_release => {
+            let mut verdict = interrupted(
+                "Helm may have been writing the release; the next deploy puts it right first",
+            );
+            book::close_resumed(&app, &mut verdict, tools, patience).await;
+            return verdict;
+        }
+        Progress::Writing { .. } if !brief.blind.is_empty() => {
+            let mut verdict =
+                tell_what_is_there(permit, brief, &app, all, tools, patience, told).await;
+            book::close_resumed(&app, &mut verdict, tools, patience).await;
+            return verdict;
+        }
+        Progress::Writing { .. } | Progress::Supplied { .. } => None,
+        Progress::Applied { objects, .. } => Some(Applied::recalled(objects)),
+    };
+    let known = known(&permit, &app, &all, tools, patience).await;
+    let (past, leftovers) = match known {
+        Ok(known) => known,
+        Err(problem) => return Verdict::problem(begun(problem)),
+    };
+    let plan = match &found {
+        // Everything is written, so nothing has to be compared.
+        Some(_) => Ok(plan::plan(permit, all, &[].into(), None, tools.key)),
+        None => completing(permit, &app, all, tools, patience, told).await,
+    };
+    let plan = match plan {
         Ok(plan) => plan,
         Err(problem) => return Verdict::problem(begun(problem)),
     };
-    told::tell_plan(&plan.told(), tools.log);
-    tools.log.start(Stage::Apply, "write what is missing");
-    let writing = Patience {
-        stop: &reins.writing,
-        ..patience.clone()
+    let mut course = Course {
+        plan: &plan,
+        app: &app,
+        past,
+        leftovers: &leftovers,
+        reins,
     };
-    let none = ResolvedSecrets::none();
-    let applied = apply::apply(&plan, &none, tools.ports, &writing).await;
-    tools.log.end_stage(Stage::Apply);
-    match applied {
-        Ok(applied) => judge(plan.permit(), &applied, reins, tools, patience).await,
-        Err(failure) if reins.writing.is_cancelled() && !tools.stop.is_cancelled() => {
-            Verdict::problem(report::of_lost_lock(reins, &failure))
-        }
-        Err(failure) => Verdict::problem(begun(report::of_apply(&failure))),
+    if let Some(applied) = found {
+        return course::watch_on(&mut course, &applied, tools, patience, told).await;
     }
+    told::tell_plan(&plan.told(), tools.log);
+    let ended = course::write_and_watch(&mut course, None, tools, patience, told).await;
+    ended.unwrap_or_else(|problem| Verdict::problem(begun(problem)))
+}
+
+/// What the history knows of the app, and what is not wanted any more.
+async fn known(
+    permit: &Permit,
+    app: &App,
+    all: &[(ObjectId, Content)],
+    tools: &Tools<'_>,
+    patience: &Patience<'_>,
+) -> Result<(Past, Vec<Leftover>), Problem> {
+    let past = book::open(permit, app, tools, patience).await?;
+    let leftovers = leftovers(permit, app, &past, all, tools, patience).await?;
+    Ok((past, leftovers))
+}
+
+/// Tells Secrets, whose values are not here, from everything else.
+fn apart(all: Vec<(ObjectId, Content)>) -> (Vec<(ObjectId, Content)>, Vec<(ObjectId, Content)>) {
+    all.into_iter().partition(|(id, _)| id.gvk.is("", "Secret"))
+}
+
+/// Plans what is not written yet. Secrets are in the plan as they are in the cluster.
+async fn completing(
+    permit: Permit,
+    app: &App,
+    all: Vec<(ObjectId, Content)>,
+    tools: &Tools<'_>,
+    patience: &Patience<'_>,
+    told: &mut Told,
+) -> Result<Plan, Problem> {
+    let (secrets, open) = apart(all);
+    let set = app.place(tools.ports).set_id();
+    let actor = permit.actor().clone();
+    let mut plan = make_plan(permit, open, None, &set, tools, patience, told).await?;
+    for (id, content) in secrets {
+        let read = patience
+            .retry(|| tools.ports.cluster.secret(&actor, &id), cluster_trouble)
+            .await;
+        let view = read.map_err(|error| report::of_cluster(&id.to_string(), &error))?;
+        let Some(view) = view else {
+            let detail = format!("{id} was written before the restart and is gone");
+            return Err(Problem::new(Code::RolloutFailed, detail).hint("run the job again"));
+        };
+        let metadata = |name| text(&view.rest, &["metadata", name]).to_owned();
+        plan.steps.push(Step {
+            checked: Some(AppliedObject {
+                id: id.clone(),
+                uid: metadata("uid"),
+                generation: 0,
+                resource_version: metadata("resourceVersion"),
+            }),
+            id,
+            wave: Wave::Supplies,
+            action: Action::Same,
+            reason: "written before the restart".to_owned(),
+            keys: Vec::new(),
+            fields: Vec::new(),
+            notes: Vec::new(),
+            content,
+        });
+    }
+    plan.steps.sort_by_key(|step| step.wave);
+    Ok(plan)
 }
 
 /// Ends a run that cannot be completed with what is known about it.
 async fn tell_what_is_there(
     permit: Permit,
     brief: &Brief,
+    app: &App,
+    all: Vec<(ObjectId, Content)>,
     tools: &Tools<'_>,
     patience: &Patience<'_>,
+    told: &mut Told,
 ) -> Verdict {
-    let wanted = open(&permit, tools);
-    let all = wanted.len();
-    let standing = match plan_of(permit, wanted, tools, patience).await {
+    let (_, open) = apart(all);
+    let count = open.len();
+    let set = app.place(tools.ports).set_id();
+    let planned = make_plan(permit, open, None, &set, tools, patience, told);
+    let standing = match planned.await {
         Ok(plan) => {
             let same = plan.steps().iter();
             let same = same.filter(|step| step.action == Action::Same).count();
-            format!("{same} of {all} other objects are as this run wanted them")
+            format!("{same} of {count} other objects are as this run wanted them")
         }
         Err(problem) => format!(
             "how the other objects stand is not known ({})",
@@ -260,16 +315,14 @@ fn interrupted(standing: &str) -> Verdict {
 /// Makes a problem say that the app has changed: it is no denial and no wrong input any more.
 fn begun(problem: Problem) -> Problem {
     let code = match report::status_of(problem.code) {
-        proto::report::Status::Denied
-        | proto::report::Status::Invalid
-        | proto::report::Status::Superseded => Code::RolloutFailed,
-        proto::report::Status::Running
-        | proto::report::Status::Succeeded
-        | proto::report::Status::Failed
-        | proto::report::Status::RolledBack
-        | proto::report::Status::RollbackFailed
-        | proto::report::Status::Cancelled
-        | proto::report::Status::Interrupted => problem.code,
+        Status::Denied | Status::Invalid | Status::Superseded => Code::RolloutFailed,
+        Status::Running
+        | Status::Succeeded
+        | Status::Failed
+        | Status::RolledBack
+        | Status::RollbackFailed
+        | Status::Cancelled
+        | Status::Interrupted => problem.code,
     };
     let detail = format!(
         "{}; writing had begun before the agent was restarted",

@@ -25,6 +25,7 @@ use crate::principal::PrincipalKind;
 use crate::request;
 use crate::secret::Secret;
 
+mod resumed;
 mod same;
 
 const POLICY: &str = r#"
@@ -46,6 +47,21 @@ require_digest = false
 const SECRETS: &str = "version: 1\nname: app\nsecrets:\n  - name: app-db\n    keys:\n      user: { vault: database/creds/app, field: username }\n      password: { vault: database/creds/app, field: password }\n      api: { vault: kv/app/api, field: key }\n      url: { template: \"db://{{ user }}:{{ password }}@db\" }\n";
 const CONF: &str =
     "apiVersion: v1\nkind: ConfigMap\nmetadata: { name: conf }\ndata: { key: value }\n";
+
+fn policy() -> Policy {
+    Policy::parse(POLICY).expect("the policy is valid")
+}
+
+fn job() -> Principal {
+    let claims = [
+        ("project_id", "42"),
+        ("job_project_id", "42"),
+        ("job_id", "7"),
+        ("namespace_id", "3"),
+    ];
+    let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+    Principal::unchecked(PrincipalKind::GitlabJob, claims.iter().map(own).collect())
+}
 
 struct Stage {
     fakes: Fakes,
@@ -71,20 +87,8 @@ impl Stage {
             files.insert("k8s/all.yaml".to_owned(), manifests.as_bytes().to_vec());
         }
         let request = request::read(&Bundle { files }, mode).expect("the bundle is valid");
-        let claims = [
-            ("project_id", "42"),
-            ("job_project_id", "42"),
-            ("job_id", "7"),
-            ("namespace_id", "3"),
-        ];
-        let attributes = claims
-            .iter()
-            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-            .collect();
-        let principal = Principal::unchecked(PrincipalKind::GitlabJob, attributes);
-        let policy = Policy::parse(POLICY).expect("the policy is valid");
-        let permit = authorize::authorize(&policy, principal, request, &[], "d1")
-            .expect("the rule grants it");
+        let permit =
+            authorize::authorize(&policy(), job(), request, &[], "d1").expect("the rule grants it");
         let ports = self.fakes.ports();
         let tools = Tools {
             id: RunId::from_bits(9),
