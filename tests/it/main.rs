@@ -18,6 +18,7 @@ mod lifecycle;
 mod locks;
 mod manifests;
 mod plans;
+mod reads;
 mod refusals;
 mod samples;
 mod stand;
