@@ -13,6 +13,7 @@ mod faults;
 mod leaks;
 mod lifecycle;
 mod refusals;
+mod rollouts;
 mod samples;
 mod stand;
 mod tidy;
