@@ -20,6 +20,7 @@ mod manifests;
 mod plans;
 mod reads;
 mod refusals;
+mod rollouts;
 mod samples;
 mod stand;
 mod tidy;
