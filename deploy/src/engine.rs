@@ -186,6 +186,7 @@ async fn alone(
             app,
             past,
             leftovers: &leftovers,
+            resumed: false,
             reins: Reins::loose(&tools.stop),
         };
         if let Err(problem) = note(&course, &told.steps, tools, patience).await {

@@ -86,14 +86,15 @@ pub(super) async fn begin(
     plan: &Plan,
     app: &App,
     past: &mut Past,
+    resumed: bool,
     tools: &Tools<'_>,
     patience: &Patience<'_>,
 ) -> Result<(), Problem> {
-    // A run that goes on after a restart has its revision already.
+    // A run that goes on after a restart may have its revision already.
     let own = tools.id.as_str();
     let begun = past.revisions.last();
-    let begun = begun.is_some_and(|last| last.run == own && last.state == State::Pending);
-    if !plan.writes() || begun {
+    let begun = begun.is_some_and(|last| last.run == own);
+    if begun || !(plan.writes() || resumed) {
         return Ok(());
     }
     let revision = Revision {

@@ -48,6 +48,8 @@ pub(super) struct Course<'a> {
     pub(super) app: &'a App,
     pub(super) past: Past,
     pub(super) leftovers: &'a [Leftover],
+    /// Whether a former process has written some of it.
+    pub(super) resumed: bool,
     /// What stops it.
     pub(super) reins: Reins,
 }
@@ -60,6 +62,11 @@ impl Course<'_> {
         let unwell = self.past.revisions.last();
         let unwell = unwell.is_some_and(|revision| revision.state != State::Deployed);
         self.plan.writes() || deletes || unwell
+    }
+
+    async fn begin(&mut self, tools: &Tools<'_>, patience: &Patience<'_>) -> Result<(), Problem> {
+        let past = &mut self.past;
+        book::begin(self.plan, self.app, past, self.resumed, tools, patience).await
     }
 }
 
@@ -93,7 +100,7 @@ pub(super) async fn write_and_watch(
         })
         .await;
     let begun = match noted.map_err(|error| report::of_journal(&error)) {
-        Ok(()) => book::begin(plan, course.app, &mut course.past, tools, patience).await,
+        Ok(()) => course.begin(tools, patience).await,
         Err(problem) => Err(problem),
     };
     if let Err(problem) = begun {
@@ -141,11 +148,17 @@ pub(super) async fn watch_on(
     patience: &Patience<'_>,
     told: &mut Told,
 ) -> Verdict {
-    let before = course.past.clone();
+    let begun = course.begin(tools, patience).await;
     let permit = course.plan.permit();
-    let verdict = judge(permit, applied, &course.reins, tools, patience).await;
+    let mut verdict = judge(permit, applied, &course.reins, tools, patience).await;
+    if let Err(problem) = begun {
+        let why = problem.detail;
+        verdict
+            .warnings
+            .push(format!("what was written is not recorded: {why}"));
+    }
     let objects = applied.objects();
-    settle(course, &before, verdict, objects, tools, patience, told).await
+    settle(course, verdict, objects, tools, patience, told).await
 }
 
 /// After the rollout: prunes what is not wanted any more, or goes back, and closes the history.

@@ -30,6 +30,7 @@ use crate::apply::Applied;
 use crate::authorize::Permit;
 use crate::backoff::Patience;
 use crate::history::Past;
+use crate::history::State;
 use crate::lock::Reins;
 use crate::object::AppliedObject;
 use crate::object::ObjectId;
@@ -175,6 +176,17 @@ async fn carry_on(
         Ok(known) => known,
         Err(problem) => return Verdict::problem(begun(problem)),
     };
+    let own = past.revisions.last();
+    match own
+        .filter(|last| last.run == tools.id.as_str())
+        .map(|last| last.state)
+    {
+        None | Some(State::Pending | State::Deployed) => {}
+        Some(State::Failed) => return interrupted("the rollout had failed before the restart"),
+        Some(State::RolledBack) => {
+            return interrupted("the rollout had failed, and what worked before is back");
+        }
+    }
     let plan = match &found {
         // Everything is written, so nothing has to be compared.
         Some(_) => Ok(plan::plan(permit, all, &[].into(), None, tools.key)),
@@ -189,6 +201,7 @@ async fn carry_on(
         app: &app,
         past,
         leftovers: &leftovers,
+        resumed: true,
         reins,
     };
     if let Some(applied) = found {
@@ -212,8 +225,11 @@ async fn known(
     Ok((past, leftovers))
 }
 
+/// Objects and what they should be.
+type Wanted = Vec<(ObjectId, Content)>;
+
 /// Tells Secrets, whose values are not here, from everything else.
-fn apart(all: Vec<(ObjectId, Content)>) -> (Vec<(ObjectId, Content)>, Vec<(ObjectId, Content)>) {
+fn apart(all: Wanted) -> (Wanted, Wanted) {
     all.into_iter().partition(|(id, _)| id.gvk.is("", "Secret"))
 }
 

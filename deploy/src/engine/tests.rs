@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::Relaxed;
 
 use proto::event::Body;
 use proto::event::Event;
@@ -67,6 +69,8 @@ struct Stage {
     fakes: Fakes,
     log: Arc<RunLog>,
     stop: CancellationToken,
+    /// How many runs there were; the number of the last one is its id.
+    runs: AtomicU32,
 }
 
 impl Stage {
@@ -78,6 +82,7 @@ impl Stage {
             fakes,
             log,
             stop: CancellationToken::new(),
+            runs: AtomicU32::new(0),
         }
     }
 
@@ -91,7 +96,7 @@ impl Stage {
             authorize::authorize(&policy(), job(), request, &[], "d1").expect("the rule grants it");
         let ports = self.fakes.ports();
         let tools = Tools {
-            id: RunId::from_bits(9),
+            id: RunId::from_bits(u128::from(self.runs.fetch_add(1, Relaxed)) + 1),
             ports: &ports,
             log: &self.log,
             key: &self.fakes.key,

@@ -48,7 +48,7 @@ impl Stage {
         assert!(brief.is_for(&permit));
         let ports = self.fakes.ports();
         let tools = Tools {
-            id: RunId::from_bits(9),
+            id: RunId::from_bits(u128::from(self.runs.load(Relaxed))),
             ports: &ports,
             log: &self.log,
             key: &self.fakes.key,
