@@ -9,6 +9,7 @@ mod background;
 mod error;
 mod intake;
 mod parts;
+mod resume;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -196,9 +197,6 @@ impl Bound {
         probes: Vec<Probe>,
     ) -> Result<Self, StartError> {
         let journal = DiskJournal::open(&config.state_dir)?;
-        recover(&journal, &*clock)
-            .await
-            .map_err(StartError::Recover)?;
         let readiness = Readiness::default();
         let lifecycle = Lifecycle::default();
         let metrics = Arc::<Metrics>::default();
@@ -209,6 +207,9 @@ impl Bound {
             Arc::clone(&metrics),
             config.runs,
         );
+        recover(&journal, &runs, &brain, &*clock)
+            .await
+            .map_err(StartError::Recover)?;
         let jobs = bind(&config.socket.jobs, config.socket.jobs_mode, 0o755)?;
         let admin = bind(&config.socket.admin, 0o600, 0o700)?;
         let block = |probe: Probe| {

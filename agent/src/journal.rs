@@ -32,6 +32,7 @@ pub use self::error::Fault;
 use self::error::FaultCause;
 pub use self::error::OpenError;
 use self::folder::private_folder;
+use self::record::BRIEFS;
 use self::record::ENTRIES;
 use self::record::Grip;
 use self::record::KEYS;
@@ -136,6 +137,7 @@ impl DiskJournal {
         tx.open_table(OWNERS)?;
         tx.open_table(KEYS)?;
         tx.open_table(OPEN)?;
+        tx.open_table(BRIEFS)?;
         tx.commit()?;
         Ok(())
     }
@@ -222,6 +224,7 @@ impl DiskJournal {
                     let record = RunRecord { report, ..record };
                     runs.insert(id.as_str(), encode(&record)?.as_slice())?;
                     tx.open_table(OPEN)?.remove(id.as_str())?;
+                    tx.open_table(BRIEFS)?.remove(id.as_str())?;
                 }
             }
             tx.commit()?;
@@ -289,6 +292,11 @@ impl DiskJournal {
     async fn append(&self, id: RunId, entry: Entry) -> Result<(), Fault> {
         self.with("add an entry of a run", move |database| {
             let tx = database.begin_write()?;
+            if let Entry::Planned { brief } = &entry {
+                let brief = encode(brief)?;
+                tx.open_table(BRIEFS)?
+                    .insert(id.as_str(), brief.as_slice())?;
+            }
             {
                 let mut entries = tx.open_table(ENTRIES)?;
                 let next = entries

@@ -5,6 +5,7 @@
 //! token. Invariants: a run is in the journal before it begins; its final report is in the journal
 //! before anybody is told; a panic inside a run ends as `internal` and touches no other run.
 
+mod noting;
 mod reports;
 mod table;
 
@@ -30,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
+use self::noting::Noting;
 use self::reports::beginning;
 use self::reports::crashed;
 use self::table::Live;
@@ -40,6 +42,7 @@ use crate::journal::Begun;
 use crate::journal::DiskJournal;
 use crate::journal::Fault;
 use crate::journal::NewRun;
+use crate::journal::record::RunRecord;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::telemetry::Chain;
@@ -208,6 +211,16 @@ impl Runs {
         Ok(Submitted::New(id))
     }
 
+    /// Goes on with a run that a former process left, under its own id.
+    pub fn adopt(&self, record: RunRecord, restarts: u64, work: Work) {
+        let RunRecord { owner, report } = record;
+        let id = report.id.clone();
+        let live = Live::again(&owner, report, restarts, Arc::clone(&self.inner.clock));
+        // It was admitted once; the limit is for new ones.
+        self.inner.table.insert(&id, live.clone(), usize::MAX);
+        self.start(live, work);
+    }
+
     async fn same(&self, owner: &str, id: RunId) -> Result<Submitted, SubmitError> {
         let run = self.find(owner, &id).await?;
         // A key whose run is gone can only be one that was just taken: it is about to begin.
@@ -220,7 +233,10 @@ impl Runs {
         let tools = RunTools {
             id: id.clone(),
             log: live.log(),
-            journal: self.inner.journal.of_run(id.clone()),
+            journal: Arc::new(Noting {
+                journal: self.inner.journal.of_run(id.clone()),
+                planned: live.planned(),
+            }),
             stop: live.stop(),
         };
         self.inner.metrics.run_started();
@@ -234,6 +250,10 @@ impl Runs {
         let follow = async move {
             // The handle is only awaited, never dropped: a run is not cut off in the middle.
             let report = match task.await {
+                Ok(report) if live.goes_on(&report) => {
+                    tracing::info!("the run was cut and goes on at the next start");
+                    return runs.inner.table.shelve(live);
+                }
                 Ok(report) => runs.explained(report, &live),
                 Err(error) => {
                     tracing::error!(%error, "the run ended by a fault of the agent");

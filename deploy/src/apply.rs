@@ -1,21 +1,21 @@
 //! Carries out a plan: server-side apply, wave after wave, concurrent inside a wave.
 //!
 //! Needs the [`Plan`] (and so the permit in it) and the values. The journal notes that writing
-//! begins before it is called. A write without an answer is looked at before it is sent again.
-//! Steps whose object is already right are not written; a chart's objects are Helm's to write.
-//! Called by [`crate::engine`] in a task that
+//! begins before it is called. [`mod@write`] does one object; what got no answer is looked at before it
+//! is sent again. Steps whose object is already right are not written; a chart's objects are Helm's
+//! to write. Called by [`crate::engine`] in a task that
 //! is never dropped; the stop token is asked between writes.
+
+mod write;
 
 use std::collections::BTreeMap;
 
 use futures::FutureExt as _;
 use futures::StreamExt as _;
 use proto::report::Action;
-use serde_json::Value;
 
+use self::write::Writer;
 use crate::backoff::Patience;
-use crate::check::payload;
-use crate::class::Class;
 use crate::object::AppliedObject;
 use crate::object::ObjectId;
 use crate::plan::Content;
@@ -23,13 +23,10 @@ use crate::plan::Plan;
 use crate::plan::Step;
 use crate::plan::WIDTH;
 use crate::plan::Wave;
-use crate::plan::cluster_trouble;
 use crate::ports::ClusterError;
 use crate::ports::Entry;
-use crate::ports::Force;
 use crate::ports::JournalError;
 use crate::ports::Ports;
-use crate::ports::Write;
 use crate::release;
 use crate::release::ReleaseError;
 use crate::resolve::ResolvedSecrets;
@@ -42,6 +39,11 @@ pub struct Applied {
 }
 
 impl Applied {
+    /// Takes the proof out of the journal: for a run that was cut after everything was written.
+    pub(crate) const fn recalled(objects: Vec<AppliedObject>) -> Self {
+        Self { objects }
+    }
+
     /// Returns the objects.
     #[must_use]
     pub fn objects(&self) -> &[AppliedObject] {
@@ -63,6 +65,14 @@ pub enum ApplyError {
     /// Helm did not write the chart.
     #[error("writing the release")]
     Release(#[from] ReleaseError),
+    /// An object that has to be made anew does not go.
+    #[error("{object} is being deleted and does not go: it waits for {finalizers}")]
+    Stuck {
+        /// The object.
+        object: String,
+        /// What it waits for.
+        finalizers: String,
+    },
     /// The run was told to stop.
     #[error("the run was told to stop")]
     Stopped,
@@ -80,7 +90,7 @@ pub struct ApplyFailure {
     pub written: Vec<ObjectId>,
 }
 
-/// Writes everything.
+/// Writes everything. `fence` is the number of the run's lock.
 ///
 /// # Errors
 /// The first failure, after the other writes of the same wave have ended, with what was written.
@@ -123,6 +133,13 @@ pub async fn apply(
         if let Some(error) = failed {
             return Err(failure(error, &objects));
         }
+        if wave == Wave::Supplies && plan.steps().iter().any(|step| step.id.gvk.is("", "Secret")) {
+            ports
+                .journal
+                .append(Entry::Supplied)
+                .await
+                .map_err(|error| failure(error.into(), &objects))?;
+        }
     }
     if let Some(helm) = &plan.permit().request().spec.helm {
         match release::write(plan, helm, ports, patience).await {
@@ -132,7 +149,9 @@ pub async fn apply(
     }
     ports
         .journal
-        .append(Entry::Applied)
+        .append(Entry::Applied {
+            objects: objects.clone(),
+        })
         .await
         .map_err(|error| failure(error.into(), &objects))?;
     Ok(Applied { objects })
@@ -154,100 +173,22 @@ async fn step_one(
         Content::Secret { .. } => data.get(id.name.as_str()).copied(),
         Content::Object(_) => None,
     };
-    let written = write(plan, step, data, ports, patience).await;
+    let writer = Writer {
+        plan,
+        step,
+        data,
+        ports,
+        patience,
+    };
+    let written = writer.write().await;
     if written.is_ok() {
         let state = match step.action {
             Action::Create => "created",
             Action::Change => "changed",
-            Action::Same | Action::Unknown | Action::Delete | Action::Recreate => "applied",
+            Action::Recreate => "recreated",
+            Action::Same | Action::Unknown | Action::Delete => "applied",
         };
         patience.log.object(id.to_string(), state, "");
     }
-    (id, written.map(|(applied, _)| applied))
-}
-
-/// Writes one object until it is written, refused, or patience ends.
-async fn write(
-    plan: &Plan,
-    step: &Step,
-    data: Option<&BTreeMap<String, Secret>>,
-    ports: &Ports,
-    patience: &Patience<'_>,
-) -> Result<(AppliedObject, Value), ApplyError> {
-    let actor = plan.permit().actor();
-    let failed = |source| ApplyError::Write {
-        object: step.id.to_string(),
-        source,
-    };
-    loop {
-        if patience.stop.is_cancelled() {
-            return Err(ApplyError::Stopped);
-        }
-        let result = patience
-            .retry(
-                || {
-                    ports.cluster.apply(
-                        actor,
-                        &step.id,
-                        payload(&step.content, data),
-                        Write::Commit,
-                        Force::No,
-                    )
-                },
-                |error| {
-                    let mut trouble = cluster_trouble(error);
-                    if matches!(error, ClusterError::UnknownKind { .. })
-                        && plan.defines(&step.id.gvk)
-                    {
-                        // The definition was written a moment ago; the server serves it soon.
-                        trouble.class = Class::Upstream;
-                    }
-                    trouble
-                },
-            )
-            .await;
-        match result {
-            Err(ClusterError::Unanswered { .. }) => {
-                look(plan, step, ports, patience).await.map_err(failed)?;
-            }
-            other => return other.map_err(failed),
-        }
-    }
-}
-
-/// After a write without an answer: waits until the server answers again and says what is there.
-/// The same apply may follow: it is the same content by the same manager, so twice is once.
-async fn look(
-    plan: &Plan,
-    step: &Step,
-    ports: &Ports,
-    patience: &Patience<'_>,
-) -> Result<(), ClusterError> {
-    let actor = plan.permit().actor();
-    let there = if step.id.gvk.is("", "Secret") {
-        let read = patience
-            .retry(|| ports.cluster.secret(actor, &step.id), cluster_trouble)
-            .await;
-        read?.is_some()
-    } else {
-        let read = patience
-            .retry(|| ports.cluster.get(actor, &step.id), cluster_trouble)
-            .await;
-        read?.is_some()
-    };
-    let seen = if there {
-        "it is there"
-    } else {
-        "it is not there"
-    };
-    patience.log.warn(format!(
-        "no answer to the write of {}; looked: {seen}; applying the same content again",
-        step.id
-    ));
-    if tokio::time::Instant::now() >= patience.deadline {
-        return Err(ClusterError::Unanswered {
-            object: step.id.to_string(),
-        });
-    }
-    Ok(())
+    (id, written)
 }

@@ -3,41 +3,47 @@
 //!
 //! [`access`] runs before any credential is issued; [`dry_run`] refines the plan's actions with
 //! server-side dry runs. Objects whose namespace or kind is made by the same run cannot be asked
-//! about and are marked so. Called by [`crate::engine`].
+//! about and are marked so. [`examine`] finds out about one object on what terms it can be written.
+//! Called by [`crate::engine`].
 
 pub mod fields;
+pub mod fixed;
+pub(crate) mod examine;
+mod scale;
 
 use std::collections::BTreeMap;
 
 use futures::FutureExt as _;
 use futures::StreamExt as _;
 use proto::report::Action;
-use serde_json::Value;
+use proto::report::FieldChange;
 
+use self::examine::Case;
+use self::examine::Finding;
+use self::examine::Outcome;
+use self::examine::Refusal;
+use self::examine::Scaling;
+use self::examine::Writer;
 use self::fields::Contested;
-use self::fields::contested;
-use self::fields::differences;
+use self::fixed::Obstacle;
 use crate::backoff::Patience;
 use crate::class::Class;
-use crate::object::AppliedObject;
 use crate::object::Gvk;
 use crate::object::ObjectId;
+use crate::object::Origin;
 use crate::object::Resource;
 use crate::plan::Content;
 use crate::plan::Live;
 use crate::plan::Plan;
-use crate::plan::Step;
 use crate::plan::WIDTH;
 use crate::plan::cluster_trouble;
 use crate::ports::Access;
 use crate::ports::ClusterError;
-use crate::ports::Force;
-use crate::ports::Payload;
 use crate::ports::Ports;
-use crate::ports::Write;
 use crate::principal::Actor;
 use crate::resolve::Draft;
 use crate::secret::Secret;
+use crate::terms::Terms;
 
 /// Why the run cannot go on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -77,12 +83,16 @@ pub enum CheckError {
         objects: Vec<(String, ClusterError)>,
     },
     /// Fields belong to other managers.
-    #[error("fields of {object} belong to other managers")]
+    #[error("fields of {} objects belong to other managers", objects.len())]
     Conflict {
-        /// The object.
-        object: String,
-        /// Each with both values.
-        fields: Vec<Contested>,
+        /// Each with its fields.
+        objects: Vec<(Subject, Vec<Contested>)>,
+    },
+    /// Fields that cannot change would have to.
+    #[error("fields of {} objects cannot change", objects.len())]
+    Fixed {
+        /// Each with its fields, and why it is not made anew.
+        objects: Vec<(Subject, Vec<FieldChange>, Obstacle)>,
     },
     /// The cluster could not be asked.
     #[error("asking the cluster about {object}")]
@@ -104,10 +114,19 @@ impl CheckError {
             Self::Refused { objects } => objects
                 .first()
                 .map_or(Class::Bug, |(_, error)| error.class()),
-            Self::Conflict { .. } => Class::Conflict,
+            Self::Conflict { .. } | Self::Fixed { .. } => Class::Conflict,
             Self::Cluster { source, .. } => source.class(),
         }
     }
+}
+
+/// Which object, and where it was read from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subject {
+    /// Kind, namespace and name.
+    pub object: String,
+    /// File and line; unset for Secrets from Vault.
+    pub origin: Option<Origin>,
 }
 
 /// A resource and the objects of it in one namespace.
@@ -241,7 +260,8 @@ async fn may(
         })
 }
 
-/// Lets the server check every object, and learns from it what would change.
+/// Lets the server check every object that the plan has not proved the same, and learns from it what
+/// would change and on what terms.
 ///
 /// # Errors
 /// Everything that the server refuses, at once.
@@ -258,23 +278,38 @@ pub async fn dry_run(
         plan.steps[*index].action = Action::Recreate;
         "a hook: Helm deletes it and makes it again".clone_into(&mut plan.steps[*index].reason);
     }
-    let specs = &plan.permit().request().spec.secrets;
+    let scaled = scale::scaled(plan, observed, ports, patience).await;
+    let spec = &plan.permit().request().spec;
     let mut asks = Vec::with_capacity(plan.steps().len());
     for (index, step) in plan.steps().iter().enumerate() {
-        if (step.action == Action::Same && step.checked.is_some()) || made_anew.contains(&index) {
+        let proved = step.action == Action::Same && step.checked.is_some();
+        if step.action == Action::Delete || proved || made_anew.contains(&index) {
             continue; // Proved by the plan, or made anew by Helm.
         }
         let data = match &step.content {
-            Content::Secret { index, .. } => Some(stand_ins(&specs[*index].keys, draft)),
+            Content::Secret { index, .. } => Some(stand_ins(&spec.secrets[*index].keys, draft)),
             Content::Object(_) => None,
         };
-        // Helm's own manager has the fields of a chart's objects, and Helm will ask about others.
-        let force = if plan.by_helm(step) {
-            Force::Take
-        } else {
-            Force::No
+        let case = Case {
+            step,
+            writer: if plan.by_helm(step) {
+                Writer::Helm
+            } else {
+                Writer::Agent
+            },
+            live: observed.get(&step.id).and_then(examine::body_of),
+            spec,
+            scaled: if scaled.has(&step.id) {
+                Scaling::Auto
+            } else {
+                Scaling::Manifest
+            },
+            data,
+            actor: &actor,
+            ports,
+            patience,
         };
-        asks.push(dry_run_one(index, step, &actor, data, force, ports, patience).boxed());
+        asks.push(async move { (index, case.examine().await) }.boxed());
     }
     let answers: Vec<_> = futures::stream::iter(asks)
         .buffer_unordered(WIDTH)
@@ -283,19 +318,19 @@ pub async fn dry_run(
     let mut refused = Vec::new();
     for (index, answer) in answers {
         match answer {
-            Ok((applied, value)) => settle(&mut plan.steps[index], observed, applied, &value),
-            Err(error) => {
-                if let Some(why) = deferred(plan, &plan.steps[index].id, &error) {
+            Ok(finding) => settle(plan, index, observed, finding),
+            Err(refusal) => {
+                if let Some(why) = deferred(plan, &plan.steps[index].id, &refusal) {
                     plan.steps[index].action = Action::Unknown;
                     plan.steps[index].reason = why;
                 } else {
-                    refused.push((index, error));
+                    refused.push((index, refusal));
                 }
             }
         }
     }
     refused.sort_by_key(|(index, _)| *index);
-    verdict(plan, observed, refused)
+    verdict(plan, refused)
 }
 
 /// Lists the hooks that are there from the last time: a Job among them could not be changed, which
@@ -328,74 +363,69 @@ fn stand_ins(
         .collect()
 }
 
-pub(crate) const fn payload<'a>(
-    content: &'a Content,
-    data: Option<&'a BTreeMap<String, Secret>>,
-) -> Payload<'a> {
-    match (content, data) {
-        (Content::Secret { body, .. }, Some(data)) => Payload::Secret { body, data },
-        (Content::Object(body) | Content::Secret { body, .. }, _) => Payload::Object(body),
-    }
-}
-
-async fn dry_run_one(
-    index: usize,
-    step: &Step,
-    actor: &Actor,
-    data: Option<BTreeMap<String, Secret>>,
-    force: Force,
-    ports: &Ports,
-    patience: &Patience<'_>,
-) -> (usize, Result<(AppliedObject, Value), ClusterError>) {
-    let data = data.as_ref();
-    let answer = patience
-        .retry(
-            || {
-                ports.cluster.apply(
-                    actor,
-                    &step.id,
-                    payload(&step.content, data),
-                    Write::DryRun,
-                    force,
-                )
-            },
-            |error| {
-                let mut trouble = cluster_trouble(error);
-                if trouble.class == Class::OutcomeUnknown {
-                    // A dry run changes nothing, so an unanswered one is simply asked again.
-                    trouble.class = Class::Upstream;
-                }
-                trouble
-            },
-        )
-        .await;
-    (index, answer)
-}
-
 /// Takes the server's view into the step.
-fn settle(
-    step: &mut Step,
-    observed: &BTreeMap<ObjectId, Live>,
-    applied: AppliedObject,
-    after: &Value,
-) {
-    if let (Content::Object(_), Some(Live::Object(before))) =
-        (&step.content, observed.get(&step.id))
-    {
-        let changed = differences(before, after);
-        if changed.is_empty() {
-            step.action = Action::Same;
-            step.reason = "the cluster has it already".to_owned();
-        } else {
-            step.action = Action::Change;
-            step.reason = changed.into_iter().take(6).collect::<Vec<_>>().join(", ");
+fn settle(plan: &mut Plan, index: usize, observed: &BTreeMap<ObjectId, Live>, finding: Finding) {
+    let step = &mut plan.steps[index];
+    let Finding {
+        terms,
+        body,
+        notes,
+        outcome,
+    } = finding;
+    let moves = !terms.moves.is_empty();
+    match outcome {
+        Outcome::Recreates(fields) => {
+            step.action = Action::Recreate;
+            step.reason = format!("{} cannot change", names(&fields));
+            step.fields = fields;
+        }
+        Outcome::Applies(applied, after) => {
+            if let (Content::Object(_), Some(Live::Object(before))) =
+                (&step.content, observed.get(&step.id))
+            {
+                step.fields = fields::changes(&step.id.gvk, before, &after);
+                if step.fields.is_empty() && !moves {
+                    step.action = Action::Same;
+                    step.reason = "the cluster has it already".to_owned();
+                } else {
+                    step.action = Action::Change;
+                    step.reason = names(&step.fields);
+                }
+            }
+            step.checked = Some(applied);
         }
     }
-    step.checked = Some(applied);
+    if moves {
+        step.action = Action::Change;
+        if step.fields.is_empty() {
+            step.reason = format!("ownership moves from {}", terms.moves.join(" and "));
+        }
+    }
+    step.notes.extend(notes);
+    match &mut step.content {
+        Content::Object(sent) | Content::Secret { body: sent, .. } => *sent = body,
+    }
+    if terms != Terms::default() {
+        plan.terms.insert(step.id.clone(), terms);
+    }
+}
+
+/// Names the first fields.
+fn names(fields: &[FieldChange]) -> String {
+    const MOST: usize = 6;
+    let named = fields.iter().take(MOST).map(|change| change.field.as_str());
+    let mut text = named.collect::<Vec<_>>().join(", ");
+    if fields.len() > MOST {
+        text.push_str(&format!(" and {} more", fields.len() - MOST));
+    }
+    text
 }
 
 /// Says why an error of the dry run is no error: the thing it needs is made by this very run.
-fn deferred(plan: &Plan, id: &ObjectId, error: &ClusterError) -> Option<String> {
+fn deferred(plan: &Plan, id: &ObjectId, refusal: &Refusal) -> Option<String> {
+    let Refusal::Cluster(error) = refusal else {
+        return None;
+    };
     match error {
         ClusterError::UnknownKind { .. } if plan.defines(&id.gvk) => {
             Some("its kind is defined by this run; the server could not check it before".to_owned())
@@ -425,43 +455,70 @@ fn deferred(plan: &Plan, id: &ObjectId, error: &ClusterError) -> Option<String> 
 }
 
 /// Turns what was refused into the one error that says most.
-fn verdict(
-    plan: &Plan,
-    observed: &BTreeMap<ObjectId, Live>,
-    refused: Vec<(usize, ClusterError)>,
-) -> Result<(), CheckError> {
-    let Some((first, error)) = refused.first() else {
-        return Ok(());
+fn verdict(plan: &Plan, refused: Vec<(usize, Refusal)>) -> Result<(), CheckError> {
+    let subject = |index: usize| {
+        let id = &plan.steps[index].id;
+        let objects = &plan.permit().request().objects;
+        let object = objects.iter().find(|object| object.id == *id);
+        Subject {
+            object: id.to_string(),
+            origin: object.map(|object| object.origin.clone()),
+        }
     };
-    let step = &plan.steps[*first];
-    let object = step.id.to_string();
+    let (mut contested, mut fixed, mut errors) = (Vec::new(), Vec::new(), Vec::new());
+    for (index, refusal) in refused {
+        match refusal {
+            Refusal::Contested(fields) => contested.push((subject(index), fields)),
+            Refusal::Fixed(fields, why) => fixed.push((subject(index), fields, why)),
+            Refusal::Cluster(error) => errors.push((index, error)),
+        }
+    }
+    if let Some((first, error)) = errors.first() {
+        let error = error.clone();
+        return Err(refused_by(plan, *first, &error, errors));
+    }
+    if !fixed.is_empty() {
+        return Err(CheckError::Fixed { objects: fixed });
+    }
+    if !contested.is_empty() {
+        return Err(CheckError::Conflict { objects: contested });
+    }
+    Ok(())
+}
+
+/// Tells the server's own refusals.
+fn refused_by(
+    plan: &Plan,
+    first: usize,
+    error: &ClusterError,
+    refused: Vec<(usize, ClusterError)>,
+) -> CheckError {
+    let id = &plan.steps[first].id;
+    let object = id.to_string();
     match error {
-        ClusterError::Conflict { fields, .. } => Err(CheckError::Conflict {
-            object,
-            fields: contested(step, observed.get(&step.id), fields),
-        }),
-        ClusterError::UnknownKind { kind } => Err(CheckError::UnknownKind {
+        ClusterError::UnknownKind { kind } => CheckError::UnknownKind {
             kind: kind.clone(),
             object,
-        }),
-        ClusterError::Missing { .. } => Err(CheckError::NamespaceMissing {
-            namespace: step.id.namespace.clone().unwrap_or_default(),
+        },
+        ClusterError::Missing { .. } => CheckError::NamespaceMissing {
+            namespace: id.namespace.clone().unwrap_or_default(),
             object,
-        }),
-        ClusterError::Exists { .. }
+        },
+        ClusterError::Conflict { .. }
+        | ClusterError::Exists { .. }
         | ClusterError::Raced { .. }
         | ClusterError::Unavailable { .. }
         | ClusterError::Unanswered { .. }
-        | ClusterError::Unexpected { .. } => Err(CheckError::Cluster {
+        | ClusterError::Unexpected { .. } => CheckError::Cluster {
             object,
             source: error.clone(),
-        }),
+        },
         ClusterError::Forbidden { .. } | ClusterError::Invalid { .. } => {
             let objects = refused
                 .into_iter()
                 .map(|(index, error)| (plan.steps[index].id.to_string(), error))
                 .collect();
-            Err(CheckError::Refused { objects })
+            CheckError::Refused { objects }
         }
     }
 }

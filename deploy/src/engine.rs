@@ -10,6 +10,7 @@ mod back;
 mod book;
 mod charts;
 mod course;
+mod resumed;
 mod told;
 mod values;
 
@@ -44,16 +45,21 @@ use crate::plan;
 use crate::plan::Content;
 use crate::plan::Live;
 use crate::plan::Plan;
+use crate::ports::Entry;
 use crate::ports::Login;
 use crate::ports::Ports;
 use crate::prune;
 use crate::prune::Leftover;
+use crate::release;
 use crate::render;
 use crate::report;
 use crate::report::Verdict;
 use crate::resolve::Draft;
+use crate::resume::Brief;
 use crate::saved;
 use crate::secret::FingerprintKey;
+
+pub use self::resumed::resume;
 
 /// What one run gets besides its permit.
 pub struct Tools<'a> {
@@ -123,7 +129,7 @@ async fn execute(
     let permit = back::complete(permit, tools, patience).await?;
     let permit = render::rendered(permit, tools.ports, patience)
         .await
-        .map_err(|failure| report::of_render(&failure))?;
+        .map_err(|failure| report::charts::of_render(&failure))?;
     let app = App::of(&permit);
     let wanted = wanted_of(&permit, &app, tools);
     values::learn(&wanted, tools.log);
@@ -180,8 +186,13 @@ async fn alone(
             app,
             past,
             leftovers: &leftovers,
+            resumed: false,
             reins: Reins::loose(&tools.stop),
         };
+        if let Err(problem) = note(&course, &told.steps, tools, patience).await {
+            values::close(draft, tools, patience).await;
+            return Err(problem);
+        }
         if !course.writes() {
             return course::write_and_watch(&mut course, draft, tools, patience, told).await;
         }
@@ -237,6 +248,21 @@ async fn leftovers(
     Ok(found)
 }
 
+/// Notes what it takes to go on with the run after a restart.
+async fn note(
+    course: &Course<'_>,
+    steps: &[proto::report::Step],
+    tools: &Tools<'_>,
+    patience: &Patience<'_>,
+) -> Result<(), Problem> {
+    let left = patience.deadline.saturating_duration_since(Instant::now());
+    let now = tools.ports.clock.now();
+    let deadline = now.checked_add(left).unwrap_or(now);
+    let brief = Brief::of(course.plan, steps, course.writes(), deadline).to_value();
+    let noted = tools.ports.journal.append(Entry::Planned { brief }).await;
+    noted.map_err(|error| report::of_journal(&error))
+}
+
 /// Stands before the lock of the permit's app.
 fn gate<'a>(permit: &Permit, tools: &Tools<'a>) -> Gate<'a> {
     let me = Holder::of(&tools.id, permit.principal(), tools.agent);
@@ -271,6 +297,9 @@ async fn make_plan(
     let checked = check::dry_run(&mut plan, &observed, draft, tools.ports, patience).await;
     tools.log.end_stage(Stage::Check);
     checked.map_err(|error| report::of_check(&error))?;
+    release::look(&mut plan, tools.ports, patience)
+        .await
+        .map_err(|error| report::charts::of_release(&error))?;
     keep(&plan, &observed, tools, told).map_err(|problem| *problem)?;
     Ok(plan)
 }

@@ -70,6 +70,11 @@ impl FakeJournal {
         *lock(&self.full) = true;
     }
 
+    /// Forgets all entries.
+    pub fn clear(&self) {
+        lock(&self.entries).clear();
+    }
+
     /// Returns the entries.
     #[must_use]
     pub fn entries(&self) -> Vec<Entry> {

@@ -18,6 +18,7 @@
 pub mod class;
 pub mod object;
 pub mod field;
+pub mod managers;
 mod kinds;
 mod lists;
 pub mod principal;
@@ -43,6 +44,7 @@ pub mod policy;
 pub mod authorize;
 pub mod resolve;
 pub mod owned;
+pub mod terms;
 pub mod plan;
 pub mod history;
 pub mod prune;
@@ -52,11 +54,11 @@ pub mod check;
 pub mod saved;
 pub mod release;
 pub mod apply;
+#[cfg(any(test, feature = "fakes"))]
+pub mod fakes;
 pub mod rollout;
 pub mod cause;
 pub mod watch;
+pub mod resume;
 pub mod report;
 pub mod engine;
-
-#[cfg(any(test, feature = "fakes"))]
-pub mod fakes;

@@ -77,6 +77,20 @@ pub struct Seen {
     holder: Option<Holder>,
 }
 
+impl Seen {
+    /// Says whether nobody but `run` has had the lock since the taking with this number.
+    #[must_use]
+    pub fn is_untouched_since(&self, run: &str, fence: u64) -> bool {
+        let Some(record) = &self.record else {
+            return false;
+        };
+        match &record.holder {
+            Some(holder) => holder.run == run,
+            None => record.fence == fence,
+        }
+    }
+}
+
 /// What stops a run.
 #[derive(Debug, Clone)]
 pub struct Reins {
@@ -85,6 +99,8 @@ pub struct Reins {
     pub writing: CancellationToken,
     /// Cancelled when watching is of no use: it is told to stop, or another run has the lock.
     pub watching: CancellationToken,
+    /// The number of the lock; 0 without one.
+    pub fence: u64,
 }
 
 impl Reins {
@@ -94,6 +110,7 @@ impl Reins {
         Self {
             writing: stop.clone(),
             watching: stop.clone(),
+            fence: 0,
         }
     }
 }

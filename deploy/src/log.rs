@@ -45,6 +45,10 @@ struct Inner {
     /// Ordinary lines of the last minute and when they were told.
     recent: BTreeMap<String, jiff::Timestamp>,
     redactor: Redactor,
+    /// The seq before the first event.
+    base: u64,
+    /// Whether anything more is taken.
+    hushed: bool,
 }
 
 impl RunLog {
@@ -56,6 +60,19 @@ impl RunLog {
             inner: Mutex::default(),
             seq: watch::Sender::new(0),
         }
+    }
+
+    /// Makes an empty log whose first event comes after `base`: that of a run that goes on.
+    #[must_use]
+    pub fn after(base: u64, clock: Arc<dyn Clock>) -> Self {
+        let log = Self::new(clock);
+        log.with(|inner| inner.base = base);
+        log
+    }
+
+    /// Takes nothing more: what follows is told when the run goes on.
+    pub fn hush(&self) {
+        self.with(|inner| inner.hushed = true);
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut Inner) -> T) -> T {
@@ -154,7 +171,10 @@ impl RunLog {
 impl Inner {
     fn push(&mut self, now: jiff::Timestamp, body: Body) -> u64 {
         let ts = format!("{now:.3}");
-        let last = self.events.last().map_or(0, |event| event.seq);
+        let last = self.events.last().map_or(self.base, |event| event.seq);
+        if self.hushed {
+            return last;
+        }
         let body = self.cleaned(body);
         if self.is_repeated(&body, now) {
             return last;

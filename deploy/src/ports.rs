@@ -551,10 +551,29 @@ pub enum Entry {
         /// The lease.
         lease: LeaseId,
     },
+    /// The run has a plan and is about to take its lock: what [`crate::resume`] needs, without any
+    /// secret value. A later one replaces it.
+    Planned {
+        /// A [`crate::resume::Brief`] as JSON.
+        brief: Value,
+    },
+    /// A cut run goes on after a restart, with this lock.
+    Resumed {
+        /// As in [`Entry::Applying`].
+        fence: u64,
+    },
     /// All writes of this run begin now.
-    Applying,
+    Applying {
+        /// The number of the lock that it holds; 0 where it needs none.
+        fence: u64,
+    },
+    /// Every Secret of the run is written.
+    Supplied,
     /// All objects are written.
-    Applied,
+    Applied {
+        /// As the cluster has them.
+        objects: Vec<AppliedObject>,
+    },
     /// A lease of this run was revoked.
     LeaseRevoked {
         /// The lease.

@@ -23,7 +23,10 @@ use crate::secret::VaultPath;
 use crate::template::Template;
 use crate::yaml::core;
 
+use self::conflicts::ConflictRule;
+
 mod charts;
+pub mod conflicts;
 mod fields;
 mod healths;
 mod parse;
@@ -67,6 +70,12 @@ pub struct Spec {
     pub rollout: Rollout,
     /// Health rules of the user's own.
     pub health: Vec<health::Rule>,
+    /// What happens to fields that other managers own; the first rule that fits decides.
+    pub conflicts: Vec<ConflictRule>,
+    /// Managers whose fields become ours.
+    pub adopt: Vec<String>,
+    /// The file as it was read, so that a run can be taken up again.
+    pub text: String,
 }
 
 /// One Kubernetes Secret to write.
@@ -198,7 +207,9 @@ pub enum WhenLocked {
 pub fn parse(file: &[u8]) -> Result<Spec, InputError> {
     let root = core::document(file)
         .map_err(|flaw| InputError::one(proto::error::Code::SpecInvalid, flaw.place(SPEC_FILE)))?;
-    parse::spec(root)
+    let mut spec = parse::spec(root)?;
+    spec.text = String::from_utf8_lossy(file).into_owned();
+    Ok(spec)
 }
 
 /// Reads `90s`, `10m`, `1h30m`.

@@ -3,7 +3,8 @@
 //! `cargo measure start`: start to ready. `cargo measure rest`: memory and processor time at rest, sizes of the
 //! programs. `cargo measure secret`: POST to Secret written. `cargo measure deploy`: memory during a deploy of
 //! 100 objects. `cargo measure mixes`, `far`, `kinds`, `crowd`: deploys of many objects beside raw requests,
-//! kubectl and Helm. Everything is measured on release builds; numbers are printed, never asserted.
+//! kubectl and Helm. `cargo measure kills`: deploys with the agent killed at random
+//! moments, every verdict compared with the cluster. Everything is measured on release builds; numbers are printed, never asserted.
 #![expect(clippy::print_stdout, reason = "this program prints measurements")]
 
 mod deploys;
@@ -22,6 +23,7 @@ use anyhow::ensure;
 use clap::Parser;
 use clap::Subcommand;
 use serde_json::json;
+use tests::kills::Sweep;
 use tests::stand::agent;
 use tests::submission::post;
 use tests::wait::Look;
@@ -60,7 +62,16 @@ enum What {
     Kinds,
     /// 16 deploys at once.
     Crowd,
-    /// All of them.
+    /// Deploys during which the agent is killed at random moments.
+    Kills {
+        /// How many.
+        #[arg(long, default_value_t = 100)]
+        rounds: usize,
+        /// Where the moments come from; a fresh one unless given.
+        #[arg(long)]
+        seed: Option<u64>,
+    },
+    /// All of them but the kills.
     All,
 }
 
@@ -84,6 +95,7 @@ async fn main() -> Result<ExitCode> {
         What::Far => deploys::far(&programs).await?,
         What::Kinds => deploys::kinds(&programs).await?,
         What::Crowd => deploys::crowd(&programs).await?,
+        What::Kills { rounds, seed } => kills(&programs, rounds, seed).await?,
         What::All => {
             start(&programs).await?;
             rest(&programs).await?;
@@ -197,6 +209,22 @@ async fn deploy(programs: &agent::Programs) -> Result<()> {
         began.elapsed().as_secs_f64(),
         peak(pid)?
     );
+    Ok(())
+}
+
+async fn kills(programs: &agent::Programs, rounds: usize, seed: Option<u64>) -> Result<()> {
+    let seed = seed.unwrap_or_else(|| u64::from(std::process::id()) * 7919);
+    println!("kills: seed {seed}");
+    let mut world = world("bench-kills", programs).await?;
+    let began = Instant::now();
+    let sweep = Sweep::new(&mut world, programs.clone(), seed).await?;
+    let tally = sweep.run(rounds).await?;
+    println!(
+        "{rounds} kills in {:.0} s: every verdict was true, nothing was written twice, no lock, credential or run was left",
+        began.elapsed().as_secs_f64()
+    );
+    println!("verdicts: {:?}", tally.ends);
+    println!("killed in: {:?}", tally.phases);
     Ok(())
 }
 

@@ -30,7 +30,7 @@ pub(crate) fn mix(namespace: &str, count: usize, changed: &[usize]) -> Vec<Docum
 /// Puts all manifests into one file.
 pub(crate) fn file(documents: &[Document]) -> String {
     documents.iter().fold(String::new(), |mut text, document| {
-        let _never_fails = write!(text, "{}---\n", document.yaml);
+        let _never_fails = writeln!(text, "{}---", document.yaml);
         text
     })
 }

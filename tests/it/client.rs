@@ -16,6 +16,7 @@ use tokio::process::Command;
 use crate::samples::Deployment;
 use crate::samples::config_map;
 use crate::samples::spec;
+use crate::samples::spec_until;
 
 pub(crate) fn folder(world: &World, files: &[(&str, &str)]) -> Result<TempDir> {
     let dir = TempDir::with_prefix_in("job-", world.dir())?;
@@ -183,7 +184,10 @@ async fn the_client_finds_its_run_after_the_agent_was_killed() -> Result<()> {
     .yaml();
     let dir = folder(
         &world,
-        &[("quaymaster.yaml", &spec("")), ("k8s/web.yaml", &slow)],
+        &[
+            ("quaymaster.yaml", &spec_until("15s")),
+            ("k8s/web.yaml", &slow),
+        ],
     )?;
     let client = Command::new(&programs().await?.client)
         .arg("deploy")
@@ -204,7 +208,10 @@ async fn the_client_finds_its_run_after_the_agent_was_killed() -> Result<()> {
     world.kill_agent().await?;
     world.start_agent().await?;
     let output = client.wait_with_output().await?;
-    ensure!(told(&output).contains("INTERRUPTED"), "{}", told(&output));
+    let told_all = told(&output);
+    for line in ["go on after a restart", "unschedulable", "FAILED stand/"] {
+        ensure!(told_all.contains(line), "no `{line}` in: {told_all}");
+    }
     ensure!(
         output.status.code() == Some(10),
         "{:?} {}",

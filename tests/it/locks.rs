@@ -181,7 +181,15 @@ async fn span(world: &World, id: &str) -> Result<(String, String)> {
 #[tokio::test]
 async fn a_job_without_rights_to_the_lock_is_denied_and_writes_nothing() -> Result<()> {
     let world = World::new("lockless").await?;
-    let patch = json!([{ "op": "remove", "path": "/rules/5" }]).to_string();
+    let role = world
+        .kubectl(&["get", "role", "gitlab-deployer", "-o", "json"])
+        .await?;
+    let role: Value = serde_json::from_str(&role)?;
+    let at = role["rules"]
+        .as_array()
+        .and_then(|rules| rules.iter().position(|one| one["resources"][0] == "leases"))
+        .context("a rule grants leases")?;
+    let patch = json!([{ "op": "remove", "path": format!("/rules/{at}") }]).to_string();
     world
         .kubectl(&[
             "patch",

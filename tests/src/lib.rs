@@ -12,3 +12,4 @@ pub mod stand;
 pub mod submission;
 pub mod wait;
 pub mod world;
+pub mod kills;

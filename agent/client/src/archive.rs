@@ -30,10 +30,10 @@ pub(crate) fn tar(files: &BTreeMap<String, Vec<u8>>) -> io::Result<Vec<u8>> {
     archive.into_inner()
 }
 
-/// Adds a file to an archive that [`tar`] wrote.
+/// Adds a file to an archive that [`tar()`] wrote.
 ///
 /// # Errors
-/// As [`tar`].
+/// As [`tar()`].
 pub(crate) fn append(mut archive: Vec<u8>, name: &str, content: &[u8]) -> io::Result<Vec<u8>> {
     // The end is marked by two empty blocks, which are written anew.
     archive.truncate(archive.len().saturating_sub(2 * BLOCK));

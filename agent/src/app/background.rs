@@ -12,10 +12,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::Ending;
 use crate::http::Site;
+use crate::http::brain::Brain;
 use crate::journal::DiskJournal;
 use crate::journal::Fault;
 use crate::lifecycle::EndSignal;
 use crate::readiness::Blocker;
+use crate::runs::Runs;
 use crate::telemetry::Chain;
 
 /// What cancelled runs have to end before the process does.
@@ -69,8 +71,13 @@ pub(super) async fn end_runs(
     }
 }
 
-/// Tells the log how the runs of the last process stood.
-pub(super) async fn recover(journal: &DiskJournal, clock: &dyn Clock) -> Result<(), Fault> {
+/// Tells the log how the runs of the last process stood, and goes on with those that can be.
+pub(super) async fn recover(
+    journal: &DiskJournal,
+    runs: &Runs,
+    brain: &Brain,
+    clock: &dyn Clock,
+) -> Result<(), Fault> {
     for run in journal.recover(clock.now()).await? {
         tracing::warn!(
             run = %run.id,
@@ -78,6 +85,22 @@ pub(super) async fn recover(journal: &DiskJournal, clock: &dyn Clock) -> Result<
             leases = run.leases.len(),
             "a run was cut off by the end of the last process"
         );
+        let Some(record) = journal.load(&run.id).await? else {
+            continue;
+        };
+        let work = (brain.resume)(&run, &record.report);
+        match work {
+            Some(work) if !record.report.status.is_final() => {
+                runs.adopt(record, run.restarts, work);
+            }
+            // It has a brief that this version cannot read.
+            None if !record.report.status.is_final() => {
+                journal.interrupt(&run, clock.now()).await?;
+            }
+            // Nothing is left to do, unless a credential is.
+            Some(_) | None if run.leases.is_empty() => journal.settle(&run.id).await?,
+            Some(_) | None => {}
+        }
     }
     Ok(())
 }

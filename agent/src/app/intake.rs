@@ -86,6 +86,7 @@ impl Intake {
         let explaining = Arc::clone(&self.policy);
         let preparing = Arc::new(self);
         let looking = Arc::clone(&preparing);
+        let resuming = Arc::clone(&preparing);
         Brain {
             identify,
             admit: Arc::new(move |who, decision| authorize::admit(&admitting, who, decision)),
@@ -94,6 +95,7 @@ impl Intake {
             look: Arc::new(move |who, app, decision| {
                 Arc::clone(&looking).look(who, app, decision).boxed()
             }),
+            resume: Arc::new(move |cut, began| resuming.resume(cut, began)),
         }
     }
 
@@ -239,7 +241,7 @@ impl Intake {
     }
 
     /// Asks the cluster how it serves the kinds of a request that are not built in.
-    async fn served(&self, request: &Request) -> Result<Vec<Resource>, Problem> {
+    pub(super) async fn served(&self, request: &Request) -> Result<Vec<Resource>, Problem> {
         let mut served = Vec::new();
         let foreign: BTreeSet<&Gvk> = request
             .objects

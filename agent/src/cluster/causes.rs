@@ -19,6 +19,9 @@ const TEXT_LIMIT: usize = 512;
 /// How the server ends a refusal to change what cannot change.
 const IMMUTABLE: &str = ": field is immutable";
 
+/// How the server's decoder begins to quote what it read.
+const DECODER: [&str; 2] = [", but found ", ", error found in #"];
+
 /// How the server begins a refusal of a body that does not fit the kind's schema.
 const TYPED: [&str; 3] = [
     "failed to create typed patch object",
@@ -121,8 +124,13 @@ fn problem(message: &str) -> String {
             Some(detail) => format!("{kind} value: {detail}"),
             None => format!("{kind} value"),
         },
-        _ => message.to_owned(),
+        // Further lines are a listing of both objects, environments included.
+        _ => message.lines().next().unwrap_or_default().to_owned(),
     };
+    // The decoder shows where it stood, with what is around it.
+    let said = DECODER.iter().fold(said.as_str(), |said, words| {
+        said.split(words).next().unwrap_or_default()
+    });
     // Older servers print the Go structure of what they got.
     let said = said.split(", got &").next().unwrap_or_default();
     unquoted(said)
@@ -253,6 +261,14 @@ mod tests {
             (
                 "Forbidden: the server's fields other than 'hunter2' are fixed",
                 "f: Forbidden: the server's fields other than (...) are fixed",
+            ),
+            (
+                "Forbidden: pod updates may not change fields other than `spec.x`\n  core.PodSpec{\n- \tPort: 5432,\n+ \tPort: 6543,\n }",
+                "f: Forbidden: pod updates may not change fields other than (...)",
+            ),
+            (
+                "Secret in version \"v1\" cannot be handled: ReadString: expects \" or n, but found 5, error found in #10 byte of ...|\"a\":5432}|...",
+                "f: Secret in version (...) cannot be handled: ReadString: expects (...)",
             ),
             ("", "f: FieldValueInvalid"),
         ];

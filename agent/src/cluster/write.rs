@@ -57,7 +57,19 @@ impl Kube {
         })?;
         let answer = self.send(As::Actor(actor), request, body, &doing).await?;
         if !answer.is_success() {
-            return Err(self.refused(&answer, &doing, &id.gvk));
+            let refused = self.refused(&answer, &doing, &id.gvk);
+            let bound = match payload {
+                Payload::Object(body) | Payload::Secret { body, .. } => version(body),
+            };
+            // Bound to a version that is no longer there: it must not be sent again as it is.
+            return Err(match refused {
+                ClusterError::Unavailable { .. } if answer.status == 409 && !bound.is_empty() => {
+                    ClusterError::Raced {
+                        object: doing.object,
+                    }
+                }
+                other => other,
+            });
         }
         let object = objects::parsed(answer.body, &id.gvk);
         Ok(objects::applied(
@@ -177,6 +189,10 @@ impl Kube {
         }
         objects::parsed(answer.body, &id.gvk).ok_or_else(|| error::garbled(doing))
     }
+}
+
+fn version(body: &Value) -> &str {
+    deploy::object::text(body, &["metadata", "resourceVersion"])
 }
 
 fn dry(write: Write) -> &'static str {

@@ -21,11 +21,13 @@ use proto::ids::DeployName;
 use proto::ids::Namespace;
 use proto::report::Mode;
 use proto::report::NearMiss;
+use proto::report::Report;
 
 use super::answer::Refusal;
 use super::route::AppName;
 use crate::auth::Identity;
 use crate::auth::Presented;
+use crate::journal::UnfinishedRun;
 use crate::runs::Work;
 
 /// What a submission brings.
@@ -82,6 +84,8 @@ pub type Prepare =
 pub type Look = Arc<
     dyn Fn(Principal, AppName, String) -> BoxFuture<'static, Result<App, Problem>> + Send + Sync,
 >;
+/// Makes the work of going on with a run that a former process left; `None` if it cannot be.
+pub type Resume = Arc<dyn Fn(&UnfinishedRun, &Report) -> Option<Work> + Send + Sync>;
 
 /// All of it.
 #[derive(Clone)]
@@ -96,6 +100,8 @@ pub struct Brain {
     pub prepare: Prepare,
     /// Tells what an app has.
     pub look: Look,
+    /// Prepares going on with a run.
+    pub resume: Resume,
 }
 
 /// Tells a denial.

@@ -139,6 +139,7 @@ fn brain() -> Brain {
         explain: Arc::new(|_| (vec!["rule-1".to_owned()], Vec::new())),
         prepare: Arc::new(|asked| prepare(&asked).boxed()),
         look: Arc::new(|who, app, decision| look(&who, app, &decision).boxed()),
+        resume: Arc::new(|_, _| None),
     }
 }
 

@@ -5,8 +5,10 @@
 
 use std::fmt::Write;
 
+use deploy::object::AppliedObject;
+use deploy::object::Gvk;
+use deploy::object::ObjectId;
 use deploy::ports::Entry;
-use deploy::secret::LeaseId;
 use jiff::SignedDuration;
 use jiff::Timestamp;
 use proto::ids::RunId;
@@ -31,6 +33,9 @@ pub(super) const OWNERS: TableDefinition<'_, (&str, &str), ()> = TableDefinition
 pub(super) const KEYS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("keys");
 /// Ids of runs that are on, or were cut off and are not settled.
 pub(super) const OPEN: TableDefinition<'_, &str, ()> = TableDefinition::new("open");
+
+/// Run id to the brief of a run that is on, as JSON.
+pub(super) const BRIEFS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("briefs");
 
 /// How long an idempotency key is kept.
 pub(super) const KEY_LIFE: SignedDuration = SignedDuration::from_hours(24);
@@ -90,34 +95,81 @@ impl KeyRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "entry", rename_all = "snake_case")]
 pub(super) enum StoredEntry {
-    LeaseIssued { lease: String },
-    Applying,
-    Applied,
-    LeaseRevoked { lease: String },
+    LeaseIssued {
+        lease: String,
+    },
+    Planned,
+    Resumed {
+        fence: u64,
+    },
+    Applying {
+        #[serde(default)]
+        fence: u64,
+    },
+    Supplied,
+    Applied {
+        #[serde(default)]
+        objects: Vec<StoredObject>,
+    },
+    LeaseRevoked {
+        lease: String,
+    },
+}
+
+/// [`AppliedObject`] as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct StoredObject {
+    api_version: String,
+    kind: String,
+    namespace: Option<String>,
+    name: String,
+    uid: String,
+    generation: i64,
+    resource_version: String,
+}
+
+impl From<AppliedObject> for StoredObject {
+    fn from(object: AppliedObject) -> Self {
+        Self {
+            api_version: object.id.gvk.api_version(),
+            kind: object.id.gvk.kind,
+            namespace: object.id.namespace,
+            name: object.id.name,
+            uid: object.uid,
+            generation: object.generation,
+            resource_version: object.resource_version,
+        }
+    }
+}
+
+impl From<StoredObject> for AppliedObject {
+    fn from(object: StoredObject) -> Self {
+        Self {
+            id: ObjectId {
+                gvk: Gvk::new(&object.api_version, &object.kind),
+                namespace: object.namespace,
+                name: object.name,
+            },
+            uid: object.uid,
+            generation: object.generation,
+            resource_version: object.resource_version,
+        }
+    }
 }
 
 impl From<Entry> for StoredEntry {
     fn from(entry: Entry) -> Self {
         match entry {
             Entry::LeaseIssued { lease } => Self::LeaseIssued { lease: lease.0 },
-            Entry::Applying => Self::Applying,
-            Entry::Applied => Self::Applied,
+            // The brief itself has a table of its own.
+            Entry::Planned { brief: _ } => Self::Planned,
+            Entry::Resumed { fence } => Self::Resumed { fence },
+            Entry::Applying { fence } => Self::Applying { fence },
+            Entry::Supplied => Self::Supplied,
+            Entry::Applied { objects } => Self::Applied {
+                objects: objects.into_iter().map(StoredObject::from).collect(),
+            },
             Entry::LeaseRevoked { lease } => Self::LeaseRevoked { lease: lease.0 },
-        }
-    }
-}
-
-impl From<StoredEntry> for Entry {
-    fn from(entry: StoredEntry) -> Self {
-        match entry {
-            StoredEntry::LeaseIssued { lease } => Self::LeaseIssued {
-                lease: LeaseId(lease),
-            },
-            StoredEntry::Applying => Self::Applying,
-            StoredEntry::Applied => Self::Applied,
-            StoredEntry::LeaseRevoked { lease } => Self::LeaseRevoked {
-                lease: LeaseId(lease),
-            },
         }
     }
 }

@@ -4,7 +4,8 @@
 //! running while no run is on becomes `interrupted`, with a message that says how far it got; it
 //! stays listed by [`DiskJournal::unfinished`] until it is settled.
 
-use deploy::ports::Entry;
+use deploy::object::AppliedObject;
+use deploy::resume::Progress;
 use deploy::secret::LeaseId;
 use jiff::SignedDuration;
 use jiff::Timestamp;
@@ -17,10 +18,12 @@ use proto::report::Status;
 use redb::Database;
 use redb::ReadableDatabase;
 use redb::ReadableTable;
+use serde_json::Value;
 
 use super::DiskJournal;
 use super::Fault;
 use super::FaultCause;
+use super::record::BRIEFS;
 use super::record::ENTRIES;
 use super::record::KEYS;
 use super::record::KeyRecord;
@@ -42,6 +45,8 @@ pub enum Phase {
     NothingWritten,
     /// Writing had begun; which objects are written is not known.
     Writing,
+    /// As before, and every Secret is written.
+    Supplied,
     /// All objects are written; the rollout was not judged.
     Written,
 }
@@ -52,7 +57,7 @@ impl Phase {
     pub const fn message(self) -> &'static str {
         match self {
             Self::NothingWritten => "nothing was written to the cluster",
-            Self::Writing => {
+            Self::Writing | Self::Supplied => {
                 "writing to the cluster had begun and may be incomplete; deploy again to complete it"
             }
             Self::Written => "all objects were written, but the rollout was not judged",
@@ -69,10 +74,19 @@ pub struct UnfinishedRun {
     pub phase: Phase,
     /// Leases that it was issued and that are not recorded as revoked.
     pub leases: Vec<LeaseId>,
+    /// What it takes to go on with it; unset for a run that had no plan yet.
+    pub brief: Option<Value>,
+    /// The number of its lock; 0 without one.
+    pub fence: u64,
+    /// All objects as they were written, in [`Phase::Written`].
+    pub objects: Vec<AppliedObject>,
+    /// How often it has gone on after a restart.
+    pub restarts: u64,
 }
 
 impl DiskJournal {
-    /// Marks every run that is recorded as running as interrupted. Only before the first run begins.
+    /// Marks every run that is recorded as running as interrupted, unless it has a brief and so can go
+    /// on. Only before the first run begins.
     ///
     /// # Errors
     /// The disk.
@@ -89,7 +103,7 @@ impl DiskJournal {
                     let Some(mut record) = found.transpose()? else {
                         continue;
                     };
-                    if record.report.status == Status::Running {
+                    if record.report.status == Status::Running && run.brief.is_none() {
                         interrupt(&mut record.report, run.phase, now);
                         runs.insert(run.id.as_str(), encode(&record)?.as_slice())?;
                     }
@@ -99,6 +113,18 @@ impl DiskJournal {
             Ok(cut)
         })
         .await
+    }
+
+    /// Marks a run that cannot go on as interrupted.
+    ///
+    /// # Errors
+    /// The disk.
+    pub async fn interrupt(&self, run: &UnfinishedRun, now: Timestamp) -> Result<(), Fault> {
+        let Some(mut record) = self.load(&run.id).await? else {
+            return Ok(());
+        };
+        interrupt(&mut record.report, run.phase, now);
+        self.finish(record.report).await
     }
 
     /// Lists runs that were cut off and are not settled. Empty phases and leases are listed too.
@@ -118,6 +144,7 @@ impl DiskJournal {
         self.with("settle a run", move |database| {
             let tx = database.begin_write()?;
             tx.open_table(OPEN)?.remove(id.as_str())?;
+            tx.open_table(BRIEFS)?.remove(id.as_str())?;
             tx.commit()?;
             Ok(())
         })
@@ -157,6 +184,7 @@ impl DiskJournal {
 fn open_runs(database: &Database) -> Result<Vec<UnfinishedRun>, FaultCause> {
     let tx = database.begin_read()?;
     let entries = tx.open_table(ENTRIES)?;
+    let briefs = tx.open_table(BRIEFS)?;
     let mut runs = Vec::new();
     for row in tx.open_table(OPEN)?.iter()? {
         let (key, _) = row?;
@@ -167,10 +195,17 @@ fn open_runs(database: &Database) -> Result<Vec<UnfinishedRun>, FaultCause> {
             id,
             phase: Phase::NothingWritten,
             leases: Vec::new(),
+            brief: None,
+            fence: 0,
+            objects: Vec::new(),
+            restarts: 0,
         };
+        if let Some(brief) = briefs.get(run.id.as_str())? {
+            run.brief = decode(brief.value())?;
+        }
         for row in entries.range((run.id.as_str(), 0)..=(run.id.as_str(), u64::MAX))? {
             let (_, value) = row?;
-            run.take(decode::<StoredEntry>(value.value())?.into());
+            run.take(decode::<StoredEntry>(value.value())?);
         }
         runs.push(run);
     }
@@ -178,12 +213,42 @@ fn open_runs(database: &Database) -> Result<Vec<UnfinishedRun>, FaultCause> {
 }
 
 impl UnfinishedRun {
-    fn take(&mut self, entry: Entry) {
+    /// Says how far it came, for the engine to go on with it.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        let fence = self.fence;
+        match self.phase {
+            Phase::NothingWritten => Progress::Planned,
+            Phase::Writing => Progress::Writing { fence },
+            Phase::Supplied => Progress::Supplied { fence },
+            Phase::Written => Progress::Applied {
+                fence,
+                objects: self.objects.clone(),
+            },
+        }
+    }
+
+    fn take(&mut self, entry: StoredEntry) {
         match entry {
-            Entry::LeaseIssued { lease } => self.leases.push(lease),
-            Entry::Applying => self.phase = Phase::Writing,
-            Entry::Applied => self.phase = Phase::Written,
-            Entry::LeaseRevoked { lease } => self.leases.retain(|kept| *kept != lease),
+            StoredEntry::LeaseIssued { lease } => self.leases.push(LeaseId(lease)),
+            StoredEntry::Planned => {}
+            StoredEntry::Resumed { fence } => {
+                self.fence = fence;
+                self.restarts += 1;
+            }
+            StoredEntry::Applying { fence } => {
+                self.fence = fence;
+                // A run that goes on writes no Secret again.
+                if self.phase != Phase::Supplied {
+                    self.phase = Phase::Writing;
+                }
+            }
+            StoredEntry::Supplied => self.phase = Phase::Supplied,
+            StoredEntry::Applied { objects } => {
+                self.phase = Phase::Written;
+                self.objects = objects.into_iter().map(AppliedObject::from).collect();
+            }
+            StoredEntry::LeaseRevoked { lease } => self.leases.retain(|kept| kept.0 != lease),
         }
     }
 }

@@ -101,13 +101,15 @@ async fn a_run_that_was_cut_off_is_told_truthfully() {
         let writing = journal.of_run(RunId::from_bits(2));
         let issued = Entry::LeaseIssued { lease: lease() };
         writing.append(issued.clone()).await.unwrap();
-        writing.append(Entry::Applying).await.unwrap();
+        writing.append(Entry::Applying { fence: 1 }).await.unwrap();
         let written = journal.of_run(RunId::from_bits(3));
         for entry in [
             issued,
-            Entry::Applying,
+            Entry::Applying { fence: 1 },
             Entry::LeaseRevoked { lease: lease() },
-            Entry::Applied,
+            Entry::Applied {
+                objects: Vec::new(),
+            },
         ] {
             written.append(entry).await.unwrap();
         }

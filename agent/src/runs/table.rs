@@ -16,6 +16,7 @@ use deploy::ports::Clock;
 use proto::event::Body;
 use proto::ids::RunId;
 use proto::report::Report;
+use proto::report::Status;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +24,8 @@ use super::settled;
 
 /// So many ended runs are kept in memory.
 const KEPT_RUNS: usize = 1_000;
+/// How far apart the events of a run are numbered before and after a restart: more than a log holds.
+const SEQ_STEP: u64 = 1_000_000;
 /// About so many bytes of logs of ended runs are kept in memory.
 const KEPT_LOG_BYTES: usize = 8 << 20;
 
@@ -79,16 +82,30 @@ pub(super) struct Live {
     log: Arc<RunLog>,
     stop: CancellationToken,
     cut: Arc<AtomicBool>,
+    planned: Arc<AtomicBool>,
 }
 
 impl Live {
     pub(super) fn new(owner: &str, report: Report, clock: Arc<dyn Clock>) -> Self {
+        Self::with_log(owner, report, RunLog::new(clock))
+    }
+
+    /// A run that goes on after a restart: its events come after all that were told before.
+    pub(super) fn again(owner: &str, report: Report, restarts: u64, clock: Arc<dyn Clock>) -> Self {
+        let base = (restarts + 1) * SEQ_STEP;
+        let run = Self::with_log(owner, report, RunLog::after(base, clock));
+        run.planned.store(true, Ordering::Relaxed);
+        run
+    }
+
+    fn with_log(owner: &str, report: Report, log: RunLog) -> Self {
         Self {
             owner: owner.to_owned(),
             report: watch::Sender::new(Arc::new(report)),
-            log: Arc::new(RunLog::new(clock)),
+            log: Arc::new(log),
             stop: CancellationToken::new(),
             cut: Arc::default(),
+            planned: Arc::default(),
         }
     }
 
@@ -113,8 +130,22 @@ impl Live {
         self.cut.load(Ordering::Relaxed)
     }
 
+    /// Returns the mark of a run that could go on after a restart.
+    pub(super) fn planned(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.planned)
+    }
+
+    /// Says whether the next process goes on with this run, which this process cut.
+    pub(super) fn goes_on(&self, report: &Report) -> bool {
+        self.was_cut() && self.planned.load(Ordering::Relaxed) && report.status == Status::Cancelled
+    }
+
     fn cut(&self) {
         if !self.stop.is_cancelled() {
+            if self.planned.load(Ordering::Relaxed) {
+                // What it says of its end is not the end.
+                self.log.hush();
+            }
             self.cut.store(true, Ordering::Relaxed);
             self.stop.cancel();
         }
@@ -139,6 +170,8 @@ struct Ended {
 struct Rows {
     live: BTreeMap<RunId, Live>,
     ended: BTreeMap<RunId, Ended>,
+    /// Runs that the next process goes on with; kept so that their readers wait instead of ending.
+    shelved: BTreeMap<RunId, Live>,
     order: VecDeque<RunId>,
     log_bytes: usize,
 }
@@ -199,9 +232,20 @@ impl Table {
         self.active.send_replace(count);
     }
 
+    /// Puts a run aside that the next process goes on with.
+    pub(super) fn shelve(&self, live: Live) {
+        let id = live.id();
+        let count = self.with(|rows| {
+            rows.live.remove(&id);
+            rows.shelved.insert(id, live);
+            rows.live.len()
+        });
+        self.active.send_replace(count);
+    }
+
     pub(super) fn find(&self, id: &RunId) -> Option<(String, Run)> {
         self.with(|rows| {
-            if let Some(live) = rows.live.get(id) {
+            if let Some(live) = rows.live.get(id).or_else(|| rows.shelved.get(id)) {
                 return Some((live.owner.clone(), live.reader()));
             }
             let ended = rows.ended.get(id)?;

@@ -167,12 +167,13 @@ async fn served(
 /// Puts the last deployed revision back after a failure; the answer tells both.
 pub(super) async fn put_back(
     course: &Course<'_>,
-    past: &Past,
     failed: Verdict,
     tools: &Tools<'_>,
     patience: &Patience<'_>,
 ) -> Verdict {
-    let Some(revision) = past.revisions.iter().rev().find(|one| one.can_come_back()) else {
+    // The revision of the failed run is pending, so it is none of these.
+    let mut newest_first = course.past.revisions.iter().rev();
+    let Some(revision) = newest_first.find(|one| one.can_come_back()) else {
         let why = "; no earlier revision is recorded to go back to";
         return told(failed, Status::Failed, why);
     };
@@ -268,7 +269,7 @@ async fn restore(
     let applied = apply::apply(&earlier, &ResolvedSecrets::none(), tools.ports, &writing).await;
     tools.log.end_stage(Stage::Apply);
     let applied = applied.map_err(|failure| report::of_apply(&failure))?;
-    let mut verdict = judge(&earlier, &applied, reins, tools, patience).await;
+    let mut verdict = judge(earlier.permit(), &applied, reins, tools, patience).await;
     if verdict.status == Status::Succeeded {
         let only_failed = Past {
             members: made_by(plan),

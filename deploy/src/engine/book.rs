@@ -86,10 +86,15 @@ pub(super) async fn begin(
     plan: &Plan,
     app: &App,
     past: &mut Past,
+    resumed: bool,
     tools: &Tools<'_>,
     patience: &Patience<'_>,
 ) -> Result<(), Problem> {
-    if !plan.writes() {
+    // A run that goes on after a restart may have its revision already.
+    let own = tools.id.as_str();
+    let begun = past.revisions.last();
+    let begun = begun.is_some_and(|last| last.run == own);
+    if begun || !(plan.writes() || resumed) {
         return Ok(());
     }
     let revision = Revision {
@@ -165,6 +170,38 @@ pub(super) async fn close(
         ));
     }
     number
+}
+
+/// Notes how a run ended that went on after a restart. Its revision is not one to go back to: what it
+/// sent ended with the former process.
+pub(super) async fn close_resumed(
+    app: &App,
+    verdict: &mut Verdict,
+    tools: &Tools<'_>,
+    patience: &Patience<'_>,
+) {
+    let place = app.place(tools.ports);
+    let closed = async {
+        let mut past = store::read(place, patience).await?;
+        let own = past.revisions.last();
+        if own.is_none_or(|last| last.run != tools.id.as_str() || last.state != State::Pending) {
+            return Ok(());
+        }
+        let state = if verdict.status == Status::Succeeded {
+            State::Deployed
+        } else {
+            State::Failed
+        };
+        let members = past.members.clone();
+        store::close(place, &mut past, state, None, members, patience).await
+    };
+    if let Err(error) = closed.await {
+        let problem = report::of_history(&error);
+        verdict.warnings.push(format!(
+            "how the revision ended is not recorded: {}",
+            problem.detail
+        ));
+    }
 }
 
 /// The objects of a plan as they can be put back: Secrets by name only.

@@ -23,6 +23,7 @@ use super::told;
 use super::values;
 use crate::apply;
 use crate::apply::Applied;
+use crate::authorize::Permit;
 use crate::backoff::Patience;
 use crate::history::Past;
 use crate::history::State;
@@ -47,6 +48,8 @@ pub(super) struct Course<'a> {
     pub(super) app: &'a App,
     pub(super) past: Past,
     pub(super) leftovers: &'a [Leftover],
+    /// Whether a former process has written some of it.
+    pub(super) resumed: bool,
     /// What stops it.
     pub(super) reins: Reins,
 }
@@ -60,6 +63,11 @@ impl Course<'_> {
         let unwell = unwell.is_some_and(|revision| revision.state != State::Deployed);
         self.plan.writes() || deletes || unwell
     }
+
+    async fn begin(&mut self, tools: &Tools<'_>, patience: &Patience<'_>) -> Result<(), Problem> {
+        let past = &mut self.past;
+        book::begin(self.plan, self.app, past, self.resumed, tools, patience).await
+    }
 }
 
 /// From here on something may have been written, so there is a verdict and no plain error.
@@ -71,7 +79,6 @@ pub(super) async fn write_and_watch(
     told: &mut Told,
 ) -> Result<Verdict, Problem> {
     let plan = course.plan;
-    let before = course.past.clone();
     if tools.stop.is_cancelled() {
         values::close(draft, tools, patience).await;
         return Err(Problem::new(Code::Cancelled, "the run was cancelled"));
@@ -85,9 +92,15 @@ pub(super) async fn write_and_watch(
         }
     };
     // On disk before the first write anywhere: after a kill the truth about this run is known.
-    let noted = tools.ports.journal.append(Entry::Applying).await;
+    let noted = tools
+        .ports
+        .journal
+        .append(Entry::Applying {
+            fence: course.reins.fence,
+        })
+        .await;
     let begun = match noted.map_err(|error| report::of_journal(&error)) {
-        Ok(()) => book::begin(plan, course.app, &mut course.past, tools, patience).await,
+        Ok(()) => course.begin(tools, patience).await,
         Err(problem) => Err(problem),
     };
     if let Err(problem) = begun {
@@ -112,7 +125,7 @@ pub(super) async fn write_and_watch(
     tools.log.end_stage(Stage::Apply);
     let (verdict, objects) = match &applied {
         Ok(applied) => (
-            judge(plan, applied, &course.reins, tools, patience).await,
+            judge(plan.permit(), applied, &course.reins, tools, patience).await,
             applied.objects(),
         ),
         Err(failure) if course.reins.writing.is_cancelled() && !tools.stop.is_cancelled() => {
@@ -124,13 +137,33 @@ pub(super) async fn write_and_watch(
             &[][..],
         ),
     };
-    Ok(settle(course, &before, verdict, objects, tools, patience, told).await)
+    Ok(settle(course, verdict, objects, tools, patience, told).await)
+}
+
+/// Judges what a former process wrote, and closes the run as if nothing had happened.
+pub(super) async fn watch_on(
+    course: &mut Course<'_>,
+    applied: &Applied,
+    tools: &Tools<'_>,
+    patience: &Patience<'_>,
+    told: &mut Told,
+) -> Verdict {
+    let begun = course.begin(tools, patience).await;
+    let permit = course.plan.permit();
+    let mut verdict = judge(permit, applied, &course.reins, tools, patience).await;
+    if let Err(problem) = begun {
+        let why = problem.detail;
+        verdict
+            .warnings
+            .push(format!("what was written is not recorded: {why}"));
+    }
+    let objects = applied.objects();
+    settle(course, verdict, objects, tools, patience, told).await
 }
 
 /// After the rollout: prunes what is not wanted any more, or goes back, and closes the history.
 async fn settle(
     course: &mut Course<'_>,
-    before: &Past,
     verdict: Verdict,
     objects: &[AppliedObject],
     tools: &Tools<'_>,
@@ -154,7 +187,7 @@ async fn settle(
         && rollout.on_failure == OnFailure::Rollback
         && plan.permit().request().mode == Mode::Deploy
     {
-        verdict = back::put_back(course, before, verdict, tools, patience).await;
+        verdict = back::put_back(course, verdict, tools, patience).await;
     }
     let after = After {
         applied: objects,
@@ -175,14 +208,13 @@ async fn settle(
 }
 
 pub(super) async fn judge(
-    plan: &Plan,
+    permit: &Permit,
     applied: &Applied,
     reins: &Reins,
     tools: &Tools<'_>,
     patience: &Patience<'_>,
 ) -> Verdict {
     tools.log.start(Stage::Watch, "watch the rollout");
-    let permit = plan.permit();
     let outcome = watch::watch(
         Watched {
             objects: applied.objects(),

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::Relaxed;
 
 use proto::event::Body;
 use proto::event::Event;
@@ -25,6 +27,7 @@ use crate::principal::PrincipalKind;
 use crate::request;
 use crate::secret::Secret;
 
+mod resumed;
 mod same;
 
 const POLICY: &str = r#"
@@ -47,10 +50,27 @@ const SECRETS: &str = "version: 1\nname: app\nsecrets:\n  - name: app-db\n    ke
 const CONF: &str =
     "apiVersion: v1\nkind: ConfigMap\nmetadata: { name: conf }\ndata: { key: value }\n";
 
+fn policy() -> Policy {
+    Policy::parse(POLICY).expect("the policy is valid")
+}
+
+fn job() -> Principal {
+    let claims = [
+        ("project_id", "42"),
+        ("job_project_id", "42"),
+        ("job_id", "7"),
+        ("namespace_id", "3"),
+    ];
+    let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+    Principal::unchecked(PrincipalKind::GitlabJob, claims.iter().map(own).collect())
+}
+
 struct Stage {
     fakes: Fakes,
     log: Arc<RunLog>,
     stop: CancellationToken,
+    /// How many runs there were; the number of the last one is its id.
+    runs: AtomicU32,
 }
 
 impl Stage {
@@ -62,6 +82,7 @@ impl Stage {
             fakes,
             log,
             stop: CancellationToken::new(),
+            runs: AtomicU32::new(0),
         }
     }
 
@@ -71,23 +92,11 @@ impl Stage {
             files.insert("k8s/all.yaml".to_owned(), manifests.as_bytes().to_vec());
         }
         let request = request::read(&Bundle { files }, mode).expect("the bundle is valid");
-        let claims = [
-            ("project_id", "42"),
-            ("job_project_id", "42"),
-            ("job_id", "7"),
-            ("namespace_id", "3"),
-        ];
-        let attributes = claims
-            .iter()
-            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-            .collect();
-        let principal = Principal::unchecked(PrincipalKind::GitlabJob, attributes);
-        let policy = Policy::parse(POLICY).expect("the policy is valid");
-        let permit = authorize::authorize(&policy, principal, request, &[], "d1")
-            .expect("the rule grants it");
+        let permit =
+            authorize::authorize(&policy(), job(), request, &[], "d1").expect("the rule grants it");
         let ports = self.fakes.ports();
         let tools = Tools {
-            id: RunId::from_bits(9),
+            id: RunId::from_bits(u128::from(self.runs.fetch_add(1, Relaxed)) + 1),
             ports: &ports,
             log: &self.log,
             key: &self.fakes.key,
@@ -157,10 +166,18 @@ async fn the_journal_knows_a_lease_before_anything_is_written() {
     stage.run(SECRETS, "", Mode::Deploy).await;
     let entries = stage.fakes.journal.entries();
     assert!(
-        matches!(entries[0], Entry::LeaseIssued { .. }),
+        matches!(
+            entries[..],
+            [
+                Entry::Planned { .. },
+                Entry::LeaseIssued { .. },
+                Entry::Applying { fence: 1 },
+                Entry::Supplied,
+                Entry::Applied { .. }
+            ]
+        ),
         "{entries:?}"
     );
-    assert_eq!(entries[1..], [Entry::Applying, Entry::Applied]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -50,7 +50,8 @@ pub(super) fn finish(
     told: Told,
     tools: &Tools<'_>,
 ) -> Report {
-    report.steps = told.steps;
+    let steps = told.steps.into_iter();
+    report.steps = steps.map(|step| clean_step(step, tools.log)).collect();
     report.plan = told.plan;
     report.revision = told.revision;
     report.finished = Some(stamp(tools));
@@ -170,6 +171,16 @@ fn clean_problem(mut problem: Problem, tools: &Tools<'_>) -> Problem {
         place.message = tools.log.clean(&place.message);
     }
     problem
+}
+
+fn clean_step(mut step: Step, log: &RunLog) -> Step {
+    for field in &mut step.fields {
+        let sides = [&mut field.before, &mut field.after];
+        for side in sides.into_iter().flatten() {
+            *side = log.clean(side);
+        }
+    }
+    step
 }
 
 fn clean_cause(mut cause: proto::report::Cause, log: &RunLog) -> proto::report::Cause {

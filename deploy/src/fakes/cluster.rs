@@ -59,6 +59,7 @@ struct ClusterState {
     booked: Vec<String>,
     dry_runs: usize,
     version: u64,
+    stall: Option<usize>,
 }
 
 /// What happens to a write of a lock object.
@@ -116,6 +117,27 @@ impl FakeCluster {
     /// Lets the next write of a lock object arrive without an answer.
     pub fn silence_next_lock(&self) {
         lock(&self.inner).lock_faults.push_back(LockFault::Silent);
+    }
+
+    /// Makes writes hang forever from the given moment on; each write has two, before it arrives and
+    /// after. A test drops what waits, as a kill does, and goes on with `None`.
+    pub fn stall_at(&self, moment: Option<usize>) {
+        lock(&self.inner).stall = moment;
+    }
+
+    /// Passes a moment of a write, or hangs.
+    async fn moment(&self) {
+        let hangs = match &mut lock(&self.inner).stall {
+            None => false,
+            Some(0) => true,
+            Some(left) => {
+                *left -= 1;
+                false
+            }
+        };
+        if hangs {
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Puts an object there as a controller would, and tells the watchers.
@@ -386,7 +408,16 @@ impl Cluster for FakeCluster {
         write: Write,
         force: Force,
     ) -> BoxFuture<'a, Result<(AppliedObject, Value), ClusterError>> {
-        async move { self.apply_now(id, &payload, write, force) }.boxed()
+        async move {
+            if write == Write::DryRun {
+                return self.apply_now(id, &payload, write, force);
+            }
+            self.moment().await;
+            let written = self.apply_now(id, &payload, write, force);
+            self.moment().await;
+            written
+        }
+        .boxed()
     }
 
     fn create<'a>(
@@ -401,7 +432,10 @@ impl Cluster for FakeCluster {
                     object: id.to_string(),
                 });
             }
-            self.put(id, body.clone(), format!("uid-{}", id.name))
+            self.moment().await;
+            let written = self.put(id, body.clone(), format!("uid-{}", id.name));
+            self.moment().await;
+            written
         }
         .boxed()
     }
@@ -425,7 +459,10 @@ impl Cluster for FakeCluster {
                 });
             }
             let uid = text(&before, &["metadata", "uid"]).to_owned();
-            self.put(id, body.clone(), uid)
+            self.moment().await;
+            let written = self.put(id, body.clone(), uid);
+            self.moment().await;
+            written
         }
         .boxed()
     }

@@ -1,6 +1,6 @@
 //! Reading and writing history in the cluster, as the run's actor.
 //!
-//! Called by [`crate::engine`] and [`crate::rollback`] through these four functions: [`read`] before
+//! Called by [`crate::engine`] through these four functions: [`read`] before
 //! the plan, [`begin`] before the first write, [`close`] after the verdict, [`content`] for a revision
 //! that shall come back. A parent that changed meanwhile is an error: the app's lock keeps others
 //! out, so it was no run.

@@ -72,13 +72,14 @@ impl<'a> Lock<'a> {
             me: gate.me.clone(),
             actor: gate.actor.clone(),
             ports: gate.ports,
-            record,
-            acquired,
-            renewed: sent,
             reins: Reins {
                 writing: gate.stop.child_token(),
                 watching: gate.stop.child_token(),
+                fence: record.fence,
             },
+            record,
+            acquired,
+            renewed: sent,
             standing: Standing::Mine,
         }
     }

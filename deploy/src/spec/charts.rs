@@ -1,6 +1,6 @@
 //! The field `helm` of `quaymaster.yaml`: chart, values, images and what happens to hooks.
 //!
-//! Called by [`super::parse`]. Every image under `images` needs a place in the chart's values, since
+//! Called by [`super::parse()`]. Every image under `images` needs a place in the chart's values, since
 //! nobody but the chart knows where it wants it; a place for an image that is not given is refused
 //! as well.
 

@@ -17,6 +17,7 @@ use super::Rollout;
 use super::Spec;
 use super::WhenLocked;
 use super::charts;
+use super::conflicts;
 use super::fields::Errors;
 use super::fields::Fields;
 use super::fields::Spot;
@@ -41,6 +42,8 @@ const TOP: &[&str] = &[
     "images",
     "rollout",
     "health",
+    "conflicts",
+    "adopt",
     "kustomize",
     "helm",
     "flux",
@@ -100,6 +103,10 @@ fn top(fields: &Fields<'_>, errors: &mut Errors) -> Option<Spec> {
     let rollout = rollout(fields, errors);
     let health = fields.take("health");
     let health = health.map(|spot| healths::rules(&spot, errors));
+    let conflicts = fields.take("conflicts");
+    let conflicts = conflicts.map(|spot| conflicts::rules(&spot, errors));
+    let adopt = fields.take("adopt");
+    let adopt = adopt.map(|spot| conflicts::adopt(&spot, errors));
     for word in LATER {
         fields.refuse(word, errors);
     }
@@ -119,6 +126,9 @@ fn top(fields: &Fields<'_>, errors: &mut Errors) -> Option<Spec> {
         images,
         rollout,
         health: health.unwrap_or_default(),
+        conflicts: conflicts.unwrap_or_default(),
+        adopt: adopt.unwrap_or_default(),
+        text: String::new(),
     })
 }
 

@@ -227,10 +227,8 @@ fn a_wrong_chart_is_refused_at_its_place() {
 
 #[test]
 fn words_of_later_versions_are_refused_by_name() {
-    for word in ["flux"] {
-        let text = format!("version: 1\nname: a\nmanifests: [a]\n{word}: x\n");
-        assert_eq!(wrong(&text), [word]);
-    }
+    let text = "version: 1\nname: a\nmanifests: [a]\nflux: x\n";
+    assert_eq!(wrong(text), ["flux"]);
     for (field, path) in [
         ("on_failure: explode", "on_failure"),
         ("when_locked: steal", "when_locked"),
@@ -478,4 +476,44 @@ fn health_rules_are_read_and_bad_ones_are_refused_at_their_place() {
         .map(|place| (place.line, place.column))
         .collect();
     assert_eq!(at, [(Some(5), Some(11)), (Some(6), Some(12))]);
+}
+
+#[test]
+fn rules_about_conflicts_fit_by_kind_name_field_and_manager() {
+    let text = format!(
+        "{GOOD}conflicts:\n- {{ kind: apps/Deployment, name: web, field: .spec.replicas, manager: \"*\", then: leave }}\n- {{ kind: v1/ConfigMap, field: .data, manager: kubectl-edit, then: take }}\nadopt: [helm]\n"
+    );
+    let spec = parse(text.as_bytes()).expect("valid");
+    assert_eq!(spec.adopt, ["helm"]);
+    let fits = |rule: usize, api: &str, kind: &str, field: &str, manager: &str| {
+        let id = crate::object::ObjectId {
+            gvk: crate::object::Gvk::new(api, kind),
+            namespace: None,
+            name: "web".to_owned(),
+        };
+        let field = field.parse().expect("a path");
+        spec.conflicts[rule].fits(&id, &field, manager)
+    };
+    assert!(fits(0, "apps/v1", "Deployment", ".spec.replicas", "any"));
+    assert!(!fits(0, "apps/v1", "StatefulSet", ".spec.replicas", "any"));
+    assert!(!fits(0, "apps/v1", "Deployment", ".spec.paused", "any"));
+    assert!(fits(1, "v1", "ConfigMap", ".data.key", "kubectl-edit"));
+    assert!(!fits(1, "v1", "ConfigMap", ".data.key", "other"));
+    assert_eq!(spec.conflicts[1].then, conflicts::Then::Take);
+}
+
+#[test]
+fn rules_about_conflicts_are_strict() {
+    for (rule, path) in [
+        ("{ field: spec, then: take }", "conflicts[0].field"),
+        ("{ field: .spec, then: force }", "conflicts[0].then"),
+        ("{ then: take }", "conflicts[0]"),
+        (
+            "{ field: .spec, then: take, force: true }",
+            "conflicts[0].force",
+        ),
+    ] {
+        assert_eq!(wrong(&format!("{GOOD}conflicts: [{rule}]\n")), [path]);
+    }
+    assert_eq!(wrong(&format!("{GOOD}adopt: [\"*\"]\n")), ["adopt[0]"]);
 }

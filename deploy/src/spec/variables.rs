@@ -1,6 +1,6 @@
 //! `${NAME}` in a spec: the job's variables, which somebody else has to put in.
 //!
-//! Called by [`super::parse`] before anything else is read. `quaymaster` puts the values in before it
+//! Called by [`super::parse()`] before anything else is read. `quaymaster` puts the values in before it
 //! sends; what arrives here as `${NAME}` is a mistake. A literal `${` is written `$${`, by people and
 //! by the client for values that hold one, and only here it becomes `${`: so both kinds of caller
 //! write it alike and neither can be taken for the other. Keys hold no variables at all.

@@ -41,6 +41,7 @@ pub async fn grant_project(cluster: &Cluster, namespace: &str, project_id: &str)
         { "apiGroups": ["apps"], "resources": ["deployments", "statefulsets", "daemonsets", "replicasets"], "verbs": verbs },
         { "apiGroups": ["batch"], "resources": ["jobs", "cronjobs"], "verbs": verbs },
         { "apiGroups": [""], "resources": ["pods", "services", "configmaps", "secrets", "persistentvolumeclaims"], "verbs": verbs },
+        { "apiGroups": ["autoscaling"], "resources": ["horizontalpodautoscalers"], "verbs": verbs },
         { "apiGroups": ["", "events.k8s.io"], "resources": ["events"], "verbs": ["get", "list", "watch"] },
         { "apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"] },
         { "apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "update"] },

@@ -23,7 +23,11 @@ const CALL: Duration = Duration::from_secs(30);
 pub(super) fn client(authority: Option<&[u8]>) -> Result<Client> {
     // Whoever installs a provider first wins; all of ours are the same one.
     drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
-    let builder = Client::builder().no_proxy().timeout(CALL);
+    // No connection waits to be used again: one that the server just closed would fail a call that cannot be repeated.
+    let builder = Client::builder()
+        .no_proxy()
+        .timeout(CALL)
+        .pool_max_idle_per_host(0);
     let builder = match authority {
         Some(pem) => builder.tls_certs_only([Certificate::from_pem(pem)?]),
         None => builder.tls_certs_only([]),
