@@ -48,6 +48,7 @@ use crate::ports::Login;
 use crate::ports::Ports;
 use crate::prune;
 use crate::prune::Leftover;
+use crate::release;
 use crate::render;
 use crate::report;
 use crate::report::Verdict;
@@ -123,7 +124,7 @@ async fn execute(
     let permit = back::complete(permit, tools, patience).await?;
     let permit = render::rendered(permit, tools.ports, patience)
         .await
-        .map_err(|failure| report::of_render(&failure))?;
+        .map_err(|failure| report::charts::of_render(&failure))?;
     let app = App::of(&permit);
     let wanted = wanted_of(&permit, &app, tools);
     values::learn(&wanted, tools.log);
@@ -271,6 +272,9 @@ async fn make_plan(
     let checked = check::dry_run(&mut plan, &observed, draft, tools.ports, patience).await;
     tools.log.end_stage(Stage::Check);
     checked.map_err(|error| report::of_check(&error))?;
+    release::look(&mut plan, tools.ports, patience)
+        .await
+        .map_err(|error| report::charts::of_release(&error))?;
     keep(&plan, &observed, tools, told).map_err(|problem| *problem)?;
     Ok(plan)
 }

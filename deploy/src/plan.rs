@@ -151,6 +151,19 @@ pub struct Plan {
     pub(crate) steps: Vec<Step>,
     /// On what terms objects are written; none is a plain apply.
     pub(crate) terms: BTreeMap<ObjectId, Terms>,
+    /// How the release of a chart stands.
+    pub(crate) released: Released,
+}
+
+/// How the release of a plan's chart stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Released {
+    /// There is no chart.
+    Never,
+    /// Helm has to write it.
+    Stale,
+    /// Helm has nothing to do.
+    Current,
 }
 
 impl Plan {
@@ -169,9 +182,10 @@ impl Plan {
     /// Says whether anything would be written.
     #[must_use]
     pub fn writes(&self) -> bool {
-        self.steps
-            .iter()
-            .any(|step| step.action != Action::Same || step.checked.is_none())
+        let step_writes = |step: &Step| step.action != Action::Same || step.checked.is_none();
+        // Hooks run with the release, or not at all.
+        let steps = self.steps.iter().filter(|step| !self.is_hook(step));
+        self.released == Released::Stale || steps.into_iter().any(step_writes)
     }
 
     /// Returns the steps in the order of waves.
@@ -396,7 +410,13 @@ pub fn plan(
         })
         .collect();
     steps.sort_by_key(|step| step.wave);
+    let released = if permit.request().spec.helm.is_some() {
+        Released::Stale
+    } else {
+        Released::Never
+    };
     Plan {
+        released,
         permit,
         steps,
         terms: BTreeMap::new(),

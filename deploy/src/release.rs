@@ -5,6 +5,7 @@
 //! Every record that we let Helm write carries the run and a digest of its content as labels, by
 //! which the next run tells "nothing changed", and its own dead runs from other people's Helm.
 
+pub mod back;
 mod records;
 
 use std::collections::BTreeMap;
@@ -14,36 +15,31 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::StreamExt as _;
 use proto::report::Action;
-use serde_json::json;
 use sha2::Digest as _;
 use sha2::Sha256;
 use tokio::time::Instant;
 
-use self::records::Pending;
 use self::records::Record;
 use crate::authorize::Permit;
 use crate::backoff::Patience;
 use crate::backoff::Trouble;
 use crate::chart;
-use crate::manifest;
 use crate::object::AppliedObject;
 use crate::object::ObjectId;
 use crate::object::number;
 use crate::object::text;
 use crate::plan::Plan;
+use crate::plan::Released;
 use crate::plan::Step;
 use crate::plan::WIDTH;
 use crate::plan::cluster_trouble;
 use crate::ports::Chart;
 use crate::ports::ClusterError;
-use crate::ports::Deletion;
-use crate::ports::Dependents;
 use crate::ports::Marks;
 use crate::ports::Ports;
 use crate::ports::Presence;
 use crate::ports::Release;
 use crate::ports::RenderError;
-use crate::ports::Write;
 use crate::render::release_of;
 use crate::request::Source;
 use crate::spec::Helm;
@@ -110,6 +106,39 @@ pub enum ReleaseError {
     },
 }
 
+/// Finds out whether Helm has anything to do for a plan: if the last record has this content and the
+/// cluster has every object as it is wanted, the plan says so and nothing is written.
+///
+/// # Errors
+/// The cluster.
+pub async fn look(
+    plan: &mut Plan,
+    ports: &Ports,
+    patience: &Patience<'_>,
+) -> Result<(), ReleaseError> {
+    let permit = plan.permit();
+    let Some(helm) = &permit.request().spec.helm else {
+        return Ok(());
+    };
+    let records = records::read(permit.actor(), &release_of(helm, permit), ports, patience).await?;
+    let content = digest(&frozen_chart(permit, helm, &records));
+    if unchanged(plan, &records, &content).is_none() {
+        return Ok(());
+    }
+    plan.released = Released::Current;
+    let hooks = plan.steps().iter().enumerate();
+    let hooks: Vec<usize> = hooks
+        .filter(|(_, step)| plan.is_hook(step))
+        .map(|(index, _)| index)
+        .collect();
+    for step in hooks {
+        let step = &mut plan.steps[step];
+        step.action = Action::Same;
+        "a hook: the release does not change, so it does not run".clone_into(&mut step.reason);
+    }
+    Ok(())
+}
+
 /// Writes the chart of a plan as a release, unless the cluster has it already. Returns its objects
 /// as they are now, without hooks.
 ///
@@ -123,19 +152,20 @@ pub async fn write(
 ) -> Result<Vec<AppliedObject>, ReleaseError> {
     let permit = plan.permit();
     let release = release_of(helm, permit);
-    let mut records = records::read(permit.actor(), &release, ports, patience).await?;
-    if recover(permit, &release, &records, ports, patience).await? {
-        records = records::read(permit.actor(), &release, ports, patience).await?;
-    }
-    let chart = frozen_chart(permit, helm, &records);
-    let content = digest(&chart);
-    if let Some(there) = unchanged(plan, &records, &content) {
+    if let (Released::Current, Some(there)) = (plan.released, as_checked(plan)) {
+        // Without the app's lock, perhaps: so without another look.
         patience.log.info(format!(
             "release {} has this content already; Helm has nothing to do",
             release.name
         ));
         return Ok(there);
     }
+    let mut records = records::read(permit.actor(), &release, ports, patience).await?;
+    if back::recover(permit, &release, &records, ports, patience).await? {
+        records = records::read(permit.actor(), &release, ports, patience).await?;
+    }
+    let chart = frozen_chart(permit, helm, &records);
+    let content = digest(&chart);
     let run = permit.decision().to_owned();
     let marks = Marks {
         description: format!("quaymaster, decision {run}"),
@@ -168,163 +198,6 @@ pub async fn write(
     ));
     let ids = main_objects(plan).map(|step| step.id.clone()).collect();
     live(permit, ids, ports, patience).await
-}
-
-/// Notes on the newest record of a release that everything was ready, so that a later run can go
-/// back to it. Not being able to is only told.
-pub async fn mark_ready(permit: &Permit, helm: &Helm, ports: &Ports, patience: &Patience<'_>) {
-    let release = release_of(helm, permit);
-    let Ok(records) = records::read(permit.actor(), &release, ports, patience).await else {
-        return;
-    };
-    let Some(last) = records.last().filter(|last| last.is_good() && !last.ready) else {
-        return;
-    };
-    let patch = json!([{ "op": "add", "path": "/metadata/labels/state.quaymaster.dev~1rollout", "value": READY }]);
-    let noted = ports
-        .cluster
-        .patch(permit.actor(), &last.id, &patch, Write::Commit)
-        .await;
-    if let Err(error) = noted {
-        patience.log.warn(format!(
-            "the record of release {} could not be marked as ready ({error}); a rollback will not \
-             come back to it",
-            release.name
-        ));
-    }
-}
-
-/// Goes back to the newest revision that worked, before the current one. Returns the revision and
-/// its objects as they are now.
-///
-/// # Errors
-/// As [`write`].
-pub async fn roll_back(
-    permit: &Permit,
-    helm: &Helm,
-    ports: &Ports,
-    patience: &Patience<'_>,
-) -> Result<(u64, Vec<AppliedObject>), ReleaseError> {
-    let release = release_of(helm, permit);
-    let records = records::read(permit.actor(), &release, ports, patience).await?;
-    let target = records::earlier(&records).ok_or_else(|| ReleaseError::NoEarlier {
-        release: release.name.to_string(),
-    })?;
-    let failed = |source| ReleaseError::Helm {
-        release: release.name.to_string(),
-        source,
-    };
-    let revision = target.revision;
-    back_to(permit, &release, revision, ports, patience)
-        .await
-        .map_err(failed)?;
-    let text = patience
-        .retry(
-            || {
-                ports
-                    .renderer
-                    .manifest(permit.actor(), &release, revision, left(patience))
-            },
-            trouble,
-        )
-        .await
-        .map_err(failed)?;
-    let read = manifest::rendered("manifest", &text);
-    let objects = read.map_err(|_places| ReleaseError::Manifest {
-        release: release.name.to_string(),
-    })?;
-    let namespaced = |mut id: ObjectId| {
-        if id.namespace.is_none() && !crate::kinds::is_cluster_scoped(&id.gvk) {
-            id.namespace = Some(release.namespace.clone());
-        }
-        id
-    };
-    let ids = objects.objects.into_iter();
-    let ids = ids.map(|object| namespaced(object.id)).collect();
-    Ok((revision, live(permit, ids, ports, patience).await?))
-}
-
-/// Puts a release right that an earlier run of ours left pending. Returns whether it did anything.
-async fn recover(
-    permit: &Permit,
-    release: &Release,
-    records: &[Record],
-    ports: &Ports,
-    patience: &Patience<'_>,
-) -> Result<bool, ReleaseError> {
-    let now = ports.clock.now().as_second();
-    let (last, target) = match records::pending(records, now) {
-        Pending::No => return Ok(false),
-        Pending::Others(last) => {
-            return Err(ReleaseError::Busy {
-                release: release.name.to_string(),
-                status: last.status.clone(),
-                revision: last.revision,
-            });
-        }
-        Pending::Ours(last, target) => (last, target),
-    };
-    let name = &release.name;
-    let status = &last.status;
-    if let Some(target) = target {
-        patience.log.warn(format!(
-            "an earlier deploy was killed and left release {name} {status}; rolling back to its \
-             revision {target} first"
-        ));
-        back_to(permit, release, target, ports, patience)
-            .await
-            .map_err(|source| ReleaseError::Helm {
-                release: name.to_string(),
-                source,
-            })?;
-    } else {
-        patience.log.warn(format!(
-            "an earlier deploy was killed and left release {name} {status}; its record is removed, \
-             what it wrote is taken over"
-        ));
-        let deletion = Deletion {
-            uid: last.uid.clone(),
-            dependents: Dependents::Background,
-            write: Write::Commit,
-        };
-        patience
-            .retry(
-                || ports.cluster.delete(permit.actor(), &last.id, &deletion),
-                |error| {
-                    let mut trouble = cluster_trouble(error);
-                    if trouble.class == crate::class::Class::OutcomeUnknown {
-                        // By its uid, so a second deletion finds it gone.
-                        trouble.class = crate::class::Class::Upstream;
-                    }
-                    trouble
-                },
-            )
-            .await
-            .map_err(|source| ReleaseError::Cluster {
-                what: last.id.to_string(),
-                source,
-            })?;
-    }
-    Ok(true)
-}
-
-async fn back_to(
-    permit: &Permit,
-    release: &Release,
-    revision: u64,
-    ports: &Ports,
-    patience: &Patience<'_>,
-) -> Result<(), RenderError> {
-    patience
-        .retry(
-            || {
-                ports
-                    .renderer
-                    .roll_back(permit.actor(), release, revision, left(patience))
-            },
-            trouble,
-        )
-        .await
 }
 
 /// Tells the retry policy about a program that writes: only what surely wrote nothing is repeated.
@@ -397,6 +270,11 @@ fn unchanged(plan: &Plan, records: &[Record], content: &str) -> Option<Vec<Appli
     if !last.is_good() || last.content.as_deref() != Some(content) {
         return None;
     }
+    as_checked(plan)
+}
+
+/// Returns the objects as the check saw them, if each is as it is wanted.
+fn as_checked(plan: &Plan) -> Option<Vec<AppliedObject>> {
     main_objects(plan)
         .map(|step| match step.action {
             Action::Same => step.checked.clone(),

@@ -4,6 +4,8 @@
 //! lines that stand last in the job's log. Secret values cannot get in here: errors hold none, and
 //! evidence from the cluster passes the run's redactor.
 
+pub mod charts;
+
 use proto::error::Code;
 use proto::error::Place;
 use proto::error::Problem;
@@ -26,11 +28,8 @@ use crate::lock::LockError;
 use crate::lock::Reins;
 use crate::ports::ClusterError;
 use crate::ports::JournalError;
-use crate::ports::RenderError;
 use crate::ports::SecretsError;
 use crate::prune::Brake;
-use crate::release::ReleaseError;
-use crate::render::RenderFailure;
 use crate::resolve::ResolveError;
 
 /// How a run ended.
@@ -448,121 +447,12 @@ fn kept(failure: &ApplyFailure) -> String {
     }
 }
 
-/// Tells why there is nothing rendered.
-#[must_use]
-pub fn of_render(failure: &RenderFailure) -> Problem {
-    match failure {
-        RenderFailure::Program { what, source } => of_program(what, source),
-        RenderFailure::Output(error) => {
-            let first = error.places.first().map(|place| place.message.as_str());
-            let detail = format!(
-                "what was rendered is not valid: {}",
-                first.unwrap_or_default()
-            );
-            Problem::new(error.code, detail).places(error.places.clone())
-        }
-        RenderFailure::Denied(denial) => {
-            let mut problem =
-                Problem::new(Code::Denied, denial.message.clone()).hint(denial.hint.clone());
-            problem.decision_id = Some(denial.decision.clone());
-            problem
-        }
-        RenderFailure::Cluster { what, source } => of_cluster(what, source),
-    }
-}
-
-fn of_program(what: &str, error: &RenderError) -> Problem {
-    let detail = format!("{what}: {error}");
-    match error {
-        RenderError::Refused { .. } => Problem::new(Code::ManifestInvalid, detail)
-            .hint("the same command on your machine says the same; correct the files"),
-        RenderError::TooMuch { .. } | RenderError::Late { .. } => {
-            Problem::new(Code::ManifestInvalid, detail)
-                .hint("a template loops, or the deploy is too large; split it")
-        }
-        RenderError::Unavailable { .. } => Problem::new(Code::ClusterUnavailable, detail)
-            .hint("look at the API server's health; the run waited until its deadline"),
-        RenderError::Missing { program } => Problem::new(Code::SpecInvalid, detail).hint(format!(
-            "the operator sets render.{program} in the agent's configuration"
-        )),
-        RenderError::Broken { .. } => {
-            Problem::new(Code::Internal, detail).hint("tell the operator the run's id")
-        }
-    }
-}
-
-/// Tells why Helm did not write a release, or did not go back.
-#[must_use]
-pub fn of_release(error: &ReleaseError) -> Problem {
-    let detail = error.to_string();
-    match error {
-        ReleaseError::Helm { source, .. } => of_helm(&detail, source),
-        ReleaseError::Hook { said, .. } => {
-            Problem::new(Code::RolloutFailed, format!("{detail}: {said}"))
-                .hint("the job of the hook says why; correct it and deploy again")
-        }
-        ReleaseError::Busy { release, .. } => Problem::new(Code::Locked, detail).hint(format!(
-            "another Helm is at work, or was killed: look at `helm history {release}`, and              `helm rollback {release}` puts it right"
-        )),
-        ReleaseError::NoEarlier { .. } => Problem::new(Code::RolloutFailed, detail)
-            .hint("deploy a version that works"),
-        ReleaseError::Cluster { what, source } => of_cluster(what, source),
-        ReleaseError::Manifest { .. } => {
-            Problem::new(Code::Internal, detail).hint("tell the operator the run's id")
-        }
-    }
-}
-
-/// Finds the code for what Helm said; its words are the API server's for the most part.
-fn of_helm(detail: &str, error: &RenderError) -> Problem {
-    let detail = format!("{detail}: {error}");
-    let RenderError::Refused { said, .. } = error else {
-        let late = matches!(error, RenderError::Late { .. });
-        let mut problem = of_program(&detail, error);
-        problem.detail = detail;
-        if late {
-            problem.code = Code::RolloutTimeout;
-            problem.hint = Some(
-                "a hook may still run; the next deploy puts the release right first".to_owned(),
-            );
-        }
-        return problem;
-    };
-    let has = |words: &[&str]| words.iter().any(|word| said.contains(word));
-    if has(&["conflict occurred", "Apply failed with", "conflicts with"]) {
-        return Problem::new(Code::ApplyConflict, detail).hint(
-            "another manager has these fields: let it give them up, or take them out of the chart",
-        );
-    }
-    if has(&[
-        "cannot be imported into the current release",
-        "invalid ownership metadata",
-    ]) {
-        return Problem::new(Code::ApplyConflict, detail)
-            .hint("the object belongs to no release or to another: delete it, or give it Helm's labels and annotations of this release");
-    }
-    if has(&["is forbidden", "forbidden:"]) {
-        return Problem::new(Code::ClusterDenied, detail)
-            .hint("RBAC has to let the project's group do this; Helm also needs get, list, create, update and delete on Secrets");
-    }
-    if has(&[
-        "field is immutable",
-        "is invalid",
-        "may not be",
-        "Invalid value",
-    ]) {
-        return Problem::new(Code::ObjectInvalid, detail)
-            .hint("correct the chart; an immutable field needs the object deleted first");
-    }
-    Problem::new(Code::RolloutFailed, detail).hint("`helm history` shows the release")
-}
-
 /// Tells a failure while writing.
 #[must_use]
 pub fn of_apply(failure: &ApplyFailure) -> Problem {
     let mut problem = match &failure.error {
         ApplyError::Write { object, source } => of_cluster(object, source),
-        ApplyError::Release(error) => of_release(error),
+        ApplyError::Release(error) => charts::of_release(error),
         ApplyError::Stuck { .. } => Problem::new(Code::RolloutFailed, failure.error.to_string())
             .hint("find out why the controller behind the finalizer does not take it off, then run the job again"),
         ApplyError::Stopped => Problem::new(

@@ -165,15 +165,21 @@ async fn a_chart_is_installed_upgraded_and_left_alone_without_a_change() -> Resu
     ended_with(&again, 200)?;
     ensure!(again.log.contains("nothing to do"), "{}", again.log);
     ensure!(history(&world).await?.len() == 1, "no second revision");
+    // What goes away changes no object that is still there, and is Helm's to delete.
+    let small = TEMPLATE.split("---\n").nth(1).unwrap_or_default();
+    chart.put("chart/templates/all.yaml", small);
+    ended_with(&chart.deploy(&world, &rest).await?, 200)?;
+    ensure!(message().await.is_err(), "the ConfigMap is deleted");
+    chart.put("chart/templates/all.yaml", TEMPLATE);
     chart.helm("set: { message: two, replicas: 2 }\n");
     let upgraded = chart.deploy(&world, &rest).await?;
     ended_with(&upgraded, 200)?;
     ensure!(message().await? == "two Helm", "{}", message().await?);
     let revisions = history(&world).await?;
     ensure!(
-        revisions.len() == 2
-            && revisions[1]["status"] == "deployed"
-            && revisions[1]["chart"] == "demo-1.2.3",
+        revisions.len() == 3
+            && revisions[2]["status"] == "deployed"
+            && revisions[2]["chart"] == "demo-1.2.3",
         "{revisions:?}"
     );
     let values: Value =
@@ -315,8 +321,12 @@ async fn a_failed_upgrade_goes_back_to_the_revision_that_worked() -> Result<()> 
     let rest = with_image(&world).replace("timeout: 90s", "timeout: 90s, on_failure: rollback");
     let mut chart = Chart::new();
     ended_with(&chart.deploy(&world, &rest).await?, 200)?;
-    chart.helm("set: { message: broken, shell: exit 7 }\n");
-    let done = chart.deploy(&world, &rest).await?;
+    chart.helm("set: { message: broken }\n");
+    let bad = rest.replace(
+        &world.stand.busybox(),
+        "localhost:5000/quaymaster/none:nope",
+    );
+    let done = chart.deploy(&world, &bad).await?;
     ended_with(&done, 424)?;
     let report = done.json()?;
     ensure!(report["status"] == "rolled_back", "{report}\n{}", done.log);
@@ -360,6 +370,9 @@ async fn hooks_run_again_with_every_change_and_a_failing_one_says_why() -> Resul
         chart.extra = format!("set: {{ hook: \"true\", message: {message} }}\n");
         ended_with(&chart.deploy(&world, &rest).await?, 200)?;
     }
+    let same = chart.deploy(&world, &rest).await?;
+    ended_with(&same, 200)?;
+    ensure!(same.log.contains("nothing to do"), "{}", same.log);
     chart.extra = "set: { hook: \"echo the-schema-is-gone; exit 3\" }\n".to_owned();
     let done = chart.deploy(&world, &rest).await?;
     ended_with(&done, 424)?;
@@ -650,8 +663,11 @@ async fn no_secret_and_no_credential_is_in_a_childs_words_environment_or_folder(
             "secrets:\n  - name: app-secret\n    keys:\n      value: {{ vault: {path}, field: value }}\n"
         );
     let mut chart = Chart::new();
-    chart.put("chart/templates/hook.yaml", HOOK);
-    chart.helm("set: { hook: \"sleep 5; echo canary-value-77; exit 1\" }\n");
+    // The hook prints what it gets from the Secret, as a careless script does.
+    let printing = HOOK.to_owned()
+        + "          env:\n            - name: VALUE\n              valueFrom: { secretKeyRef: { name: app-secret, key: value } }\n";
+    chart.put("chart/templates/hook.yaml", &printing);
+    chart.helm("set: { hook: \"sleep 8; echo $VALUE; exit 1\" }\n");
     let spec = chart.spec(&rest);
     let job = world.job()?;
     let answer = tests::submission::post(&job, "/v1/deploys", &chart.bundle(&spec)).await?;

@@ -14,8 +14,8 @@ use crate::apply::ApplyError;
 use crate::apply::ApplyFailure;
 use crate::backoff::Patience;
 use crate::plan::Plan;
-use crate::release;
 use crate::release::ReleaseError;
+use crate::release::back;
 use crate::report;
 use crate::report::Verdict;
 use crate::spec::Helm;
@@ -79,7 +79,7 @@ pub(super) async fn settle(
     };
     match (verdict.status, spec.rollout.on_failure) {
         (Status::Succeeded, _) => {
-            release::mark_ready(plan.permit(), helm, tools.ports, patience).await;
+            back::mark_ready(plan.permit(), helm, tools.ports, patience).await;
             verdict
         }
         (Status::Failed, OnFailure::Rollback) if !tools.stop.is_cancelled() => {
@@ -121,7 +121,7 @@ async fn roll_back(
             .error(format!("{}: {}", cause.object, cause.message));
     }
     tools.log.start(Stage::Apply, "roll back");
-    let put_back = release::roll_back(permit, helm, tools.ports, &patience).await;
+    let put_back = back::roll_back(permit, helm, tools.ports, &patience).await;
     tools.log.end_stage(Stage::Apply);
     let (revision, objects) = match put_back {
         Ok(put_back) => put_back,
@@ -134,7 +134,7 @@ async fn roll_back(
             return Verdict { message, ..failed };
         }
         Err(error) => {
-            let problem = report::of_release(&error);
+            let problem = report::charts::of_release(&error);
             return ended(failed, Status::RollbackFailed, &problem.detail);
         }
     };
@@ -161,7 +161,7 @@ async fn roll_back(
         Outcome::Ready { .. } => {
             let what = format!("revision {revision} is put back and ready");
             // So that the next rollback knows it too.
-            release::mark_ready(permit, helm, tools.ports, &patience).await;
+            back::mark_ready(permit, helm, tools.ports, &patience).await;
             ended(failed, Status::RolledBack, &what)
         }
         Outcome::Failed { causes } | Outcome::TimedOut { causes } => {
