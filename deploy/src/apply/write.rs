@@ -260,7 +260,10 @@ impl Writer<'_> {
                     .retry(|| cluster.delete(actor, id, &deletion), cluster_trouble);
                 match sent.await {
                     // The next look says whether it is gone.
-                    Ok(()) | Err(ClusterError::Unanswered { .. } | ClusterError::Raced { .. }) => {}
+                    Ok(()) => {}
+                    Err(ClusterError::Unanswered { .. } | ClusterError::Raced { .. }) => {
+                        self.pause(self.raced()).await?;
+                    }
                     Err(error) => return Err(self.failed(error)),
                 }
                 continue;
