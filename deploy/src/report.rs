@@ -5,12 +5,12 @@
 //! evidence from the cluster passes the run's redactor.
 
 pub mod charts;
+mod fields;
 
 use proto::error::Code;
 use proto::error::Place;
 use proto::error::Problem;
 use proto::report::Cause;
-use proto::report::FieldChange;
 use proto::report::Status;
 use proto::report::saved::SavedPlan;
 
@@ -18,9 +18,6 @@ use crate::apply::ApplyError;
 use crate::apply::ApplyFailure;
 use crate::authorize::Denial;
 use crate::check::CheckError;
-use crate::check::Subject;
-use crate::check::fields::Contested;
-use crate::check::fixed::Obstacle;
 use crate::class::Class;
 use crate::history::Older;
 use crate::history::store::HistoryError;
@@ -166,8 +163,8 @@ pub fn of_check(error: &CheckError) -> Problem {
         CheckError::NamespaceMissing { .. } => Problem::new(Code::ObjectInvalid, detail)
             .hint("create the namespace, or put it into the manifests if the rule allows that"),
         CheckError::Refused { objects } => of_refused(objects),
-        CheckError::Conflict { objects } => of_contested(objects),
-        CheckError::Fixed { objects } => of_fixed(objects),
+        CheckError::Conflict { objects } => fields::contested(objects),
+        CheckError::Fixed { objects } => fields::fixed(objects),
         CheckError::Cluster { object, source } => of_cluster(object, source),
     }
 }
@@ -187,79 +184,6 @@ pub fn of_changed_plan(reviewed: &SavedPlan, moved: Vec<Place>) -> Problem {
     Problem::new(Code::PlanChanged, detail)
         .hint("look at the new plan, and save it: quaymaster plan --save FILE")
         .places(moved)
-}
-
-/// Makes a place in the manifest of an object.
-fn place_of(subject: &Subject, field: &str, message: String) -> Place {
-    let origin = subject.origin.as_ref();
-    Place {
-        file: origin.map(|origin| origin.file.clone()),
-        line: origin.map(|origin| origin.line).filter(|line| *line > 0),
-        path: Some(field.to_owned()),
-        ..Place::message(message)
-    }
-}
-
-fn of_contested(objects: &[(Subject, Vec<Contested>)]) -> Problem {
-    let places = objects.iter().flat_map(|(subject, fields)| {
-        fields.iter().map(move |field| {
-            let since = match field.since.as_str() {
-                "" => String::new(),
-                time => format!(" since {time}"),
-            };
-            let message = format!(
-                "{} {}: manager {} has {}{since}, the manifest has {}",
-                subject.object, field.field, field.manager, field.theirs, field.ours
-            );
-            place_of(subject, &field.field, message)
-        })
-    });
-    let places: Vec<Place> = places.collect();
-    let told: Vec<&str> = places.iter().map(|place| place.message.as_str()).collect();
-    Problem::new(
-        Code::ApplyConflict,
-        format!("fields belong to other managers: {}", told.join("; ")),
-    )
-    .hint(
-        "take the field out of the manifest, or say in quaymaster.yaml what happens to it, such as \
-         'conflicts: [{ field: .spec.replicas, then: leave }]' (or take), or 'adopt: [manager]'",
-    )
-    .places(places)
-}
-
-fn of_fixed(objects: &[(Subject, Vec<FieldChange>, Obstacle)]) -> Problem {
-    let places = objects.iter().flat_map(|(subject, fields, _)| {
-        fields.iter().map(move |change| {
-            let values = match (&change.before, &change.after) {
-                (Some(before), Some(after)) => {
-                    format!(" (it has {before}, the manifest has {after})")
-                }
-                (None, Some(after)) => format!(" (the manifest has {after})"),
-                (Some(_), None) | (None, None) => String::new(),
-            };
-            let message = format!("{} {} cannot change{values}", subject.object, change.field);
-            place_of(subject, &change.field, message)
-        })
-    });
-    let places: Vec<Place> = places.collect();
-    let told: Vec<&str> = places.iter().map(|place| place.message.as_str()).collect();
-    let hint = match objects.first().map(|(_, _, why)| *why) {
-        Some(Obstacle::HoldsData) => {
-            "objects of this kind hold data or carry others, so the agent never makes them anew: \
-             take the change back, or use another name"
-        }
-        Some(Obstacle::Kept) => {
-            "quaymaster.dev/keep says that this object is never deleted: take the change back, or \
-             use another name"
-        }
-        Some(Obstacle::NotAllowed) | None => {
-            "take the change back, use another name, or let the object be deleted and made anew \
-             with the annotation quaymaster.dev/recreate: allow"
-        }
-    };
-    Problem::new(Code::ObjectInvalid, told.join("; "))
-        .hint(hint)
-        .places(places)
 }
 
 fn of_refused(objects: &[(String, ClusterError)]) -> Problem {

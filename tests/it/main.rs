@@ -8,6 +8,7 @@
 mod causes;
 mod charts;
 mod client;
+mod conflicts;
 mod contract;
 mod deploy;
 mod faults;
