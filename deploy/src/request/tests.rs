@@ -113,8 +113,7 @@ fn no_error_repeats_a_value_of_a_manifest() {
             let text = good.replacen(position, &format!("{canary}\n"), 1);
             for file in ["k8s/a.yaml", "k8s/a.json"] {
                 let bundle = bundle(&[(SPEC_FILE, SPEC), (file, &text)]);
-                if let Err(error) =
-                    manifest::read(&bundle, &["k8s".to_owned()], spec::Duplicates::Refuse)
+                if let Err(error) = manifest::read(&bundle, &["k8s".to_owned()], Duplicates::Refuse)
                 {
                     refused += 1;
                     assert!(
@@ -136,7 +135,7 @@ fn every_cut_and_many_damages_get_an_answer() {
         drop(manifest::read(
             &cut,
             &["a.yaml".to_owned()],
-            spec::Duplicates::Refuse,
+            Duplicates::Refuse,
         ));
         for byte in [b'[', b'{', b'"', b'\t', b'\n', b'&', b'*', 0xff, 0] {
             let mut bytes = text.as_bytes().to_vec();
@@ -146,7 +145,7 @@ fn every_cut_and_many_damages_get_an_answer() {
             drop(manifest::read(
                 &damaged,
                 &["a.yaml".to_owned()],
-                spec::Duplicates::Refuse,
+                Duplicates::Refuse,
             ));
         }
     }

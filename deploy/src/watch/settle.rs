@@ -2,8 +2,9 @@
 //!
 //! Used by [`super::state`]. A container without a readiness probe is ready as soon as it runs, even
 //! if it ends a tenth of a second later, and its workload then counts as available. So such pods have
-//! to be seen ready, without a restart, for [`STEADY`]. Pods that were ready long before the watch
-//! began are steady. Workload and pods come by different watches: where a pod is not ready although
+//! to be seen ready, without a restart, for [`STEADY`]. A pod that was started again during this run has
+//! to outlive its former self, see [`trial`]. Pods that were ready long before the watch began are
+//! steady. Workload and pods come by different watches: where a pod is not ready although
 //! its workload counts it, the workload's news is old, but not for longer than [`DISAGREEMENT`].
 
 use std::collections::BTreeMap;
@@ -22,8 +23,16 @@ use crate::rollout::condition;
 use crate::rollout::has_condition;
 
 /// The kubelet looks at its containers once a second, so the end of one that was seen running is
-/// known after two.
-const STEADY: Duration = Duration::from_secs(2);
+/// known after two; one more for a busy node.
+const STEADY: Duration = Duration::from_secs(3);
+
+/// Containers that are not started again are programs that end: they get longer to show how.
+const PROGRAM: Duration = Duration::from_secs(5);
+
+/// How much longer than its former self a container that was started again has to live, and at least
+/// and at most: the first back-off of the kubelet is 10 s, and it forgets none under 10 min.
+const OUTLIVES: Duration = Duration::from_secs(5);
+const TRIAL: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(60));
 
 /// A pod that has been ready for so long when the watch begins was not made by this run; clocks of
 /// nodes and agent may differ by less than this.
@@ -76,7 +85,7 @@ impl Settle {
             // Pods that ended stay behind without being counted by anybody.
             return matches!(text(pod, &["status", "phase"]), "Failed" | "Succeeded");
         }
-        if every_container_is_probed(pod) || self.is_old(pod) {
+        if self.is_old(pod) {
             return true;
         }
         let restarts = list(pod, &["status", "containerStatuses"])
@@ -87,7 +96,29 @@ impl Settle {
         if entry.0 != restarts {
             *entry = (restarts, now);
         }
-        now.duration_since(entry.1) >= STEADY
+        now.duration_since(entry.1) >= self.trial(pod)
+    }
+
+    /// How long a pod has to be ready until that counts.
+    fn trial(&self, pod: &Value) -> Duration {
+        let lived = list(pod, &["status", "containerStatuses"])
+            .iter()
+            .filter_map(|status| {
+                let ended = at(status, &["lastState", "terminated"])?;
+                let moment = |name| text(ended, &[name]).parse::<jiff::Timestamp>().ok();
+                let end = moment("finishedAt").filter(|end| *end >= self.began)?;
+                let start = moment("startedAt").unwrap_or(end);
+                Some(Duration::try_from(end.duration_since(start)).unwrap_or_default())
+            })
+            .max();
+        match lived {
+            Some(lived) => (lived + OUTLIVES).clamp(TRIAL.0, TRIAL.1),
+            None if every_container_is_probed(pod) => Duration::ZERO,
+            None if matches!(text(pod, &["spec", "restartPolicy"]), "Never" | "OnFailure") => {
+                PROGRAM
+            }
+            None => STEADY,
+        }
     }
 
     fn is_old(&self, pod: &Value) -> bool {
@@ -130,12 +161,26 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[tokio::test(start_paused = true)]
-    async fn a_pod_without_a_probe_is_steady_after_two_seconds_without_a_restart() {
+    async fn a_pod_without_a_probe_is_steady_after_three_seconds_without_a_restart() {
         let mut settle = settle("2026-01-01T00:00:00Z");
         let start = Instant::now();
         assert!(!settle.is_steady(&pod("True", 0), start));
-        assert!(!settle.is_steady(&pod("True", 1), start + 2 * SECOND));
-        assert!(settle.is_steady(&pod("True", 1), start + 4 * SECOND));
+        assert!(!settle.is_steady(&pod("True", 1), start + 3 * SECOND));
+        assert!(settle.is_steady(&pod("True", 1), start + 6 * SECOND));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_that_was_started_again_outlives_its_former_self() {
+        let mut settle = settle("2026-01-01T00:00:00Z");
+        let start = Instant::now();
+        let mut again = pod("True", 1);
+        again["spec"]["containers"][0]["readinessProbe"] = json!({"periodSeconds": 1});
+        again["status"]["containerStatuses"][0]["lastState"] = json!({"terminated": {
+            "startedAt": "2026-01-01T00:00:10Z", "finishedAt": "2026-01-01T00:00:40Z",
+        }});
+        assert!(!settle.is_steady(&again, start));
+        assert!(!settle.is_steady(&again, start + 34 * SECOND));
+        assert!(settle.is_steady(&again, start + 35 * SECOND));
     }
 
     #[tokio::test(start_paused = true)]
