@@ -137,37 +137,12 @@ async fn pod_on_a_node_without_containers_becomes_ready() -> Result<()> {
 }
 
 #[tokio::test]
-async fn killed_server_is_started_again() -> Result<()> {
-    let stand = Stand::shared().await?;
-    let file = stand.facts().site.dir.join("pids/registry");
-    let before = std::fs::read_to_string(&file)?;
-    stand.signal("registry", "KILL").await?;
-    let url = format!("{}/v2/", stand.facts().registry_addr);
-    until(
-        "another registry to answer",
-        Duration::from_secs(30),
-        async || {
-            let answer = async {
-                ensure!(
-                    std::fs::read_to_string(&file)? != before,
-                    "it is the old one"
-                );
-                reqwest::get(&url)
-                    .await?
-                    .error_for_status()
-                    .context("asking the registry")
-            };
-            answer.await.map(drop).into()
-        },
-    )
-    .await
-}
-
-#[tokio::test]
-async fn killed_owner_leaves_no_process_no_folder_and_no_cgroup() -> Result<()> {
+async fn killed_server_is_started_again_and_a_killed_owner_leaves_nothing() -> Result<()> {
     let settings = Settings::read()?;
     let name = format!("killed-{}", std::process::id());
+    // Its own, because others push to the registry of the shared one.
     let stand = Stand::start(&settings, &name, Owner::Anyone, |_| {}).await?;
+    kill_registry(&stand).await?;
     let facts = stand.facts().clone();
     let keeper = i32::try_from(facts.keeper)?;
     let keeper = rustix::process::Pid::from_raw(keeper).context("keeper")?;
@@ -193,6 +168,31 @@ async fn killed_owner_leaves_no_process_no_folder_and_no_cgroup() -> Result<()> 
         async || match traces().as_slice() {
             [] => Look::Ready(()),
             left => Look::NotYet(format!("{left:?}")),
+        },
+    )
+    .await
+}
+
+async fn kill_registry(stand: &Stand) -> Result<()> {
+    let file = stand.facts().site.dir.join("pids/registry");
+    let before = std::fs::read_to_string(&file)?;
+    stand.signal("registry", "KILL").await?;
+    let url = format!("{}/v2/", stand.facts().registry_addr);
+    until(
+        "another registry to answer",
+        Duration::from_secs(30),
+        async || {
+            let answer = async {
+                ensure!(
+                    std::fs::read_to_string(&file)? != before,
+                    "it is the old one"
+                );
+                reqwest::get(&url)
+                    .await?
+                    .error_for_status()
+                    .context("asking the registry")
+            };
+            answer.await.map(drop).into()
         },
     )
     .await
