@@ -157,6 +157,27 @@ pub async fn apply(
     Ok(Applied { objects })
 }
 
+/// Writes only the namespace of the run, which the lock is to be in.
+///
+/// # Errors
+/// When it is refused.
+pub async fn namespace(
+    plan: &Plan,
+    ports: &Ports,
+    patience: &Patience<'_>,
+) -> Result<(), ApplyFailure> {
+    let name = plan.permit().namespace().as_str();
+    let own = |step: &&Step| step.id.gvk.is("", "Namespace") && step.id.name == name;
+    let Some(step) = plan.steps().iter().find(own) else {
+        return Ok(());
+    };
+    let (_, written) = step_one(plan, step, &BTreeMap::new(), ports, patience).await;
+    written.map(drop).map_err(|error| ApplyFailure {
+        error,
+        written: Vec::new(),
+    })
+}
+
 async fn step_one(
     plan: &Plan,
     step: &Step,

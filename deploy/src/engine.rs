@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::book::App;
 use self::course::Course;
+use crate::apply;
 use crate::authorize::Permit;
 use crate::backoff::Patience;
 use crate::check;
@@ -38,7 +39,9 @@ use crate::history;
 use crate::history::Past;
 use crate::lock::Gate;
 use crate::lock::Holder;
+use crate::lock::Lock;
 use crate::lock::Reins;
+use crate::lock::Seen;
 use crate::log::RunLog;
 use crate::object::ObjectId;
 use crate::plan;
@@ -196,7 +199,7 @@ async fn alone(
         if !course.writes() {
             return course::write_and_watch(&mut course, draft, tools, patience, told).await;
         }
-        match gate.take(&seen, patience).await {
+        match take(&gate, &seen, &plan, tools, patience).await {
             Ok(Some(lock)) => {
                 course.reins = lock.reins();
                 let work = course::write_and_watch(&mut course, draft, tools, patience, told);
@@ -204,9 +207,9 @@ async fn alone(
                 return lock.hold(patience, work.boxed()).await;
             }
             Ok(None) => values::close(draft, tools, patience).await,
-            Err(error) => {
+            Err(problem) => {
                 values::close(draft, tools, patience).await;
-                return Err(report::of_lock(&error));
+                return Err(problem);
             }
         }
         let when_locked = plan.permit().request().spec.rollout.when_locked;
@@ -216,6 +219,30 @@ async fn alone(
         permit = plan.into_permit();
         wanted = wanted_of(&permit, app, tools);
     }
+}
+
+/// Takes the lock; where the plan makes the namespace that it belongs in, makes that first.
+async fn take<'a>(
+    gate: &Gate<'a>,
+    seen: &Seen,
+    plan: &Plan,
+    tools: &Tools<'_>,
+    patience: &Patience<'_>,
+) -> Result<Option<Lock<'a>>, Problem> {
+    let namespace = plan.permit().namespace().as_str();
+    let taken = match gate.take(seen, patience).await {
+        Err(error) if error.is_homeless() && plan.makes_namespace(namespace) => {
+            let applying = Entry::Applying { fence: 0 };
+            let noted = tools.ports.journal.append(applying).await;
+            noted.map_err(|error| report::of_journal(&error))?;
+            apply::namespace(plan, tools.ports, patience)
+                .await
+                .map_err(|failure| report::of_apply(&failure))?;
+            gate.take(seen, patience).await
+        }
+        taken => taken,
+    };
+    taken.map_err(|error| report::of_lock(&error))
 }
 
 /// Lists what is wanted, with the app's label on it.

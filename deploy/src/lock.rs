@@ -70,6 +70,20 @@ pub enum LockError {
     },
 }
 
+impl LockError {
+    /// Says whether the lock cannot be there because its namespace is not.
+    #[must_use]
+    pub const fn is_homeless(&self) -> bool {
+        matches!(
+            self,
+            Self::Cluster {
+                source: ClusterError::Missing { .. },
+                ..
+            }
+        )
+    }
+}
+
 /// The lock object as it was looked at before planning.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
@@ -82,7 +96,8 @@ impl Seen {
     #[must_use]
     pub fn is_untouched_since(&self, run: &str, fence: u64) -> bool {
         let Some(record) = &self.record else {
-            return false;
+            // Cut between making the namespace and taking the lock in it.
+            return fence == 0;
         };
         match &record.holder {
             Some(holder) => holder.run == run,
