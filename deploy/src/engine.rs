@@ -139,7 +139,9 @@ async fn execute(
     check::access(&wanted, permit.actor(), tools.ports, patience)
         .await
         .map_err(|error| report::of_check(&error))?;
-    alone(permit, &app, wanted, login, tools, patience, told).await
+    // Boxed for its size.
+    let work = alone(permit, &app, wanted, login, tools, patience, told).boxed();
+    work.await
 }
 
 /// The part of a run during which no other run may touch the app. A plan that was made while another
@@ -167,9 +169,18 @@ async fn alone(
         let leftovers = leftovers(&permit, app, &past, &wanted, tools, patience).await?;
         let draft = values::draft(&permit, login.as_ref(), tools, patience).await?;
         let set = app.place(tools.ports).set_id();
-        let planned = make_plan(permit, wanted, draft.as_ref(), &set, tools, patience, told);
-        let plan = match planned.await {
-            Ok(plan) => plan,
+        let planned = make_plan(permit, wanted, draft.as_ref(), &set, tools, patience).await;
+        let kept = match planned {
+            Ok((plan, observed)) => keep(&plan, &observed, &leftovers, tools)
+                .map(|saved| (plan, saved))
+                .map_err(|problem| *problem),
+            Err(problem) => Err(problem),
+        };
+        let plan = match kept {
+            Ok((plan, saved)) => {
+                told.plan = saved;
+                plan
+            }
             Err(problem) => {
                 values::close(draft, tools, patience).await;
                 return Err(problem);
@@ -300,6 +311,7 @@ fn gate<'a>(permit: &Permit, tools: &Tools<'a>) -> Gate<'a> {
     Gate::new(place, me, permit.actor(), tools.ports, &tools.stop)
 }
 
+/// Makes the plan of a run, and tells what is there.
 async fn make_plan(
     permit: Permit,
     wanted: Vec<(ObjectId, Content)>,
@@ -307,11 +319,9 @@ async fn make_plan(
     set: &str,
     tools: &Tools<'_>,
     patience: &Patience<'_>,
-    told: &mut Told,
-) -> Result<Plan, Problem> {
+) -> Result<(Plan, BTreeMap<ObjectId, Live>), Problem> {
     tools.log.start(Stage::Plan, "find out what changes");
-    let observed: Result<BTreeMap<ObjectId, Live>, _> =
-        plan::observe(&permit, &wanted, tools.ports, patience).await;
+    let observed = plan::observe(&permit, &wanted, tools.ports, patience).await;
     tools.log.end_stage(Stage::Plan);
     let observed = observed.map_err(|error| report::of_cluster("reading what is there", &error))?;
     if let Some(id) = history::foreign(&observed, set) {
@@ -327,23 +337,23 @@ async fn make_plan(
     release::look(&mut plan, tools.ports, patience)
         .await
         .map_err(|error| report::charts::of_release(&error))?;
-    keep(&plan, &observed, tools, told).map_err(|problem| *problem)?;
-    Ok(plan)
+    Ok((plan, observed))
 }
 
 /// Holds the run to the plan that its caller saved, and makes the saved form of a dry run.
 fn keep(
     plan: &Plan,
     observed: &BTreeMap<ObjectId, Live>,
+    leftovers: &[Leftover],
     tools: &Tools<'_>,
-    told: &mut Told,
-) -> Result<(), Box<Problem>> {
+) -> Result<Option<SavedPlan>, Box<Problem>> {
     let request = plan.permit().request();
     if request.mode != Mode::DryRun && request.binding.plan.is_none() {
-        return Ok(());
+        return Ok(None);
     }
     let made = format!("{:.3}", tools.ports.clock.now());
-    let now = saved::of(plan, observed, &tools.id, made);
+    let going = prune::going(&request.spec.rollout, leftovers);
+    let now = saved::of(plan, observed, going, &tools.id, made);
     if let Some(reviewed) = &request.binding.plan {
         let moved = saved::differences(reviewed, &now);
         if !moved.is_empty() {
@@ -354,8 +364,7 @@ fn keep(
             reviewed.run, reviewed.made
         ));
     }
-    told.plan = (request.mode == Mode::DryRun).then_some(now);
-    Ok(())
+    Ok((request.mode == Mode::DryRun).then_some(now))
 }
 
 #[cfg(test)]

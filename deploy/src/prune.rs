@@ -42,6 +42,17 @@ pub struct Leftover {
     pub stays: Option<&'static str>,
 }
 
+/// Says which of the leftovers a run deletes.
+pub fn going<'a>(
+    rollout: &Rollout,
+    leftovers: &'a [Leftover],
+) -> impl Iterator<Item = &'a Leftover> + use<'a> {
+    let prune = rollout.prune;
+    leftovers
+        .iter()
+        .filter(move |one| prune && one.stays.is_none())
+}
+
 /// Why nothing is deleted, and nothing written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Brake {

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use proto::error::Place;
 use proto::ids::RunId;
+use proto::report::Action;
 use proto::report::saved::FORMAT;
 use proto::report::saved::SavedPlan;
 use proto::report::saved::SavedStep;
@@ -24,6 +25,7 @@ use crate::object::text;
 use crate::plan::Live;
 use crate::plan::Plan;
 use crate::plan::Step;
+use crate::prune::Leftover;
 
 /// What the server writes into an object by itself.
 const SERVER: [&str; 6] = [
@@ -38,11 +40,12 @@ const SERVER: [&str; 6] = [
 /// What the controller of Deployments counts rollouts by.
 const ROLLOUT_COUNT: &str = "deployment.kubernetes.io/revision";
 
-/// Makes the saved form of a plan.
+/// Makes the saved form of a plan that deletes the leftovers `going`.
 #[must_use]
-pub fn of(
+pub fn of<'a>(
     plan: &Plan,
     observed: &BTreeMap<ObjectId, Live>,
+    going: impl Iterator<Item = &'a Leftover>,
     run: &RunId,
     made: String,
 ) -> SavedPlan {
@@ -56,7 +59,25 @@ pub fn of(
         cluster: permit.cluster().clone(),
         namespace: permit.namespace().clone(),
         bundle: permit.request().binding.bundle.clone(),
-        steps: steps.map(|step| saved(step, observed)).collect(),
+        steps: steps
+            .map(|step| saved(step, observed))
+            .chain(going.map(deleted))
+            .collect(),
+    }
+}
+
+/// A deletion is of the very object that was seen, whatever it holds by then.
+fn deleted(leftover: &Leftover) -> SavedStep {
+    SavedStep {
+        object: leftover.id.to_string(),
+        action: Action::Delete,
+        sends: hash(&Value::Null),
+        seen: Some(Seen {
+            uid: leftover.uid.clone(),
+            resource_version: String::new(),
+            content: None,
+        }),
+        keys: BTreeMap::new(),
     }
 }
 

@@ -109,6 +109,52 @@ async fn a_saved_plan_is_deployed_as_it_was_reviewed() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_saved_plan_holds_for_what_is_deleted_too() -> Result<()> {
+    let app = App::new("deletes").await?;
+    let pruning = spec("").replace("timeout: 90s", "timeout: 90s, prune: true, prune_share: 70");
+    app.write("quaymaster.yaml", &pruning)?;
+    app.write("k8s/more.yaml", &config_map("more", "x"))?;
+    app.write("k8s/other.yaml", &config_map("other", "x"))?;
+    let done = app.run(&["deploy"]).await?;
+    ensure!(done.status.code() == Some(0), "{}", told(&done));
+    std::fs::remove_file(app.dir.path().join("k8s/more.yaml"))?;
+    std::fs::remove_file(app.dir.path().join("k8s/other.yaml"))?;
+    let text = app
+        .refused(async |app| {
+            let body = app
+                .world
+                .kubectl(&["get", "configmap", "more", "-o", "json"])
+                .await?;
+            let mut body: Value = serde_json::from_str(&body)?;
+            let labels = body["metadata"]["labels"].take();
+            body["metadata"] = json!({
+                "name": "more", "namespace": app.world.namespace, "labels": labels,
+            });
+            app.world.kubectl(&["delete", "configmap", "more"]).await?;
+            app.world.stand.cluster().apply(&body).await
+        })
+        .await?;
+    ensure!(
+        text.contains("/more: is in the plan and no longer in this deploy"),
+        "another object of that name: {text}"
+    );
+    let plan = app.run(&["plan", "--save", "plan.json"]).await?;
+    ensure!(plan.status.code() == Some(0), "{}", told(&plan));
+    let steps = saved(app.dir.path())?["steps"].clone();
+    ensure!(
+        steps[1]["action"] == "delete" && steps[2].is_null(),
+        "{steps}"
+    );
+    let done = app.run(&["deploy", "--plan", "plan.json"]).await?;
+    ensure!(done.status.code() == Some(0), "{}", told(&done));
+    let gone = app.world.kubectl(&["get", "configmap", "other"]).await;
+    ensure!(gone.is_err(), "{}", told(&done));
+    // The one that somebody made anew is theirs.
+    app.world.kubectl(&["get", "configmap", "more"]).await?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_deploy_that_is_not_the_saved_plan_writes_nothing_and_says_why() -> Result<()> {
     let app = App::new("moved").await?;
     let text = app

@@ -13,7 +13,6 @@ use proto::report::Status;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::Told;
 use super::Tools;
 use super::book::App;
 use super::course::Course;
@@ -251,16 +250,8 @@ async fn restore(
         .map_err(|error| report::of_check(&error))?;
     let keep: BTreeSet<ObjectId> = wanted.iter().map(|(id, _)| id.clone()).collect();
     tools.log.end_stage(Stage::Apply);
-    let earlier = make_plan(
-        permit,
-        wanted,
-        None,
-        &place.set_id(),
-        tools,
-        patience,
-        &mut Told::default(),
-    )
-    .await?;
+    let set = place.set_id();
+    let (earlier, _) = make_plan(permit, wanted, None, &set, tools, patience).await?;
     tools.log.start(Stage::Apply, "write");
     let writing = Patience {
         stop: &reins.writing,

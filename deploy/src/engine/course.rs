@@ -57,8 +57,8 @@ pub(super) struct Course<'a> {
 impl Course<'_> {
     /// Says whether anything will be written, so that the run needs the lock.
     pub(super) fn writes(&self) -> bool {
-        let deletes = self.plan.permit().request().spec.rollout.prune
-            && self.leftovers.iter().any(|one| one.stays.is_none());
+        let rollout = &self.plan.permit().request().spec.rollout;
+        let deletes = prune::going(rollout, self.leftovers).next().is_some();
         let unwell = self.past.revisions.last();
         let unwell = unwell.is_some_and(|revision| revision.state != State::Deployed);
         self.plan.writes() || deletes || unwell

@@ -163,8 +163,7 @@ async fn carry_on(
             return verdict;
         }
         Progress::Writing { .. } if !brief.blind.is_empty() => {
-            let mut verdict =
-                tell_what_is_there(permit, brief, &app, all, tools, patience, told).await;
+            let mut verdict = tell_what_is_there(permit, brief, &app, all, tools, patience).await;
             book::close_resumed(&app, &mut verdict, tools, patience).await;
             return verdict;
         }
@@ -190,7 +189,7 @@ async fn carry_on(
     let plan = match &found {
         // Everything is written, so nothing has to be compared.
         Some(_) => Ok(plan::plan(permit, all, &[].into(), None, tools.key)),
-        None => completing(permit, &app, all, tools, patience, told).await,
+        None => completing(permit, &app, all, tools, patience).await,
     };
     let plan = match plan {
         Ok(plan) => plan,
@@ -240,12 +239,11 @@ async fn completing(
     all: Vec<(ObjectId, Content)>,
     tools: &Tools<'_>,
     patience: &Patience<'_>,
-    told: &mut Told,
 ) -> Result<Plan, Problem> {
     let (secrets, open) = apart(all);
     let set = app.place(tools.ports).set_id();
     let actor = permit.actor().clone();
-    let mut plan = make_plan(permit, open, None, &set, tools, patience, told).await?;
+    let (mut plan, _) = make_plan(permit, open, None, &set, tools, patience).await?;
     for (id, content) in secrets {
         let read = patience
             .retry(|| tools.ports.cluster.secret(&actor, &id), cluster_trouble)
@@ -285,14 +283,13 @@ async fn tell_what_is_there(
     all: Vec<(ObjectId, Content)>,
     tools: &Tools<'_>,
     patience: &Patience<'_>,
-    told: &mut Told,
 ) -> Verdict {
     let (_, open) = apart(all);
     let count = open.len();
     let set = app.place(tools.ports).set_id();
-    let planned = make_plan(permit, open, None, &set, tools, patience, told);
+    let planned = make_plan(permit, open, None, &set, tools, patience);
     let standing = match planned.await {
-        Ok(plan) => {
+        Ok((plan, _)) => {
             let same = plan.steps().iter();
             let same = same.filter(|step| step.action == Action::Same).count();
             format!("{same} of {count} other objects are as this run wanted them")

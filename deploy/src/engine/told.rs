@@ -17,6 +17,7 @@ use super::Tools;
 use crate::authorize::Permit;
 use crate::log::RunLog;
 use crate::plan::Plan;
+use crate::prune;
 use crate::prune::Leftover;
 use crate::report;
 use crate::report::Verdict;
@@ -104,12 +105,7 @@ pub(super) fn introduce(permit: &Permit, log: &RunLog) {
 
 /// The steps that delete what is not wanted any more.
 pub(super) fn deletions(plan: &Plan, leftovers: &[Leftover]) -> Vec<Step> {
-    if !plan.permit().request().spec.rollout.prune {
-        return Vec::new();
-    }
-    leftovers
-        .iter()
-        .filter(|one| one.stays.is_none())
+    prune::going(&plan.permit().request().spec.rollout, leftovers)
         .map(|one| Step {
             object: one.id.to_string(),
             action: Action::Delete,

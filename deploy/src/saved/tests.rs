@@ -7,7 +7,7 @@ use super::*;
 fn step(object: &str) -> SavedStep {
     SavedStep {
         object: object.to_owned(),
-        action: proto::report::Action::Change,
+        action: Action::Change,
         sends: "sha256:a".to_owned(),
         seen: Some(Seen {
             uid: "u1".to_owned(),
@@ -84,7 +84,7 @@ fn every_difference_is_told_and_names_its_object() {
             now.steps[0].sends = "sha256:z".to_owned();
         }),
         ("one: something else", |now| {
-            now.steps[0].action = proto::report::Action::Same;
+            now.steps[0].action = Action::Same;
         }),
     ];
     for (expected, change) in rows {
