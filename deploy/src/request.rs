@@ -8,7 +8,10 @@ use std::collections::BTreeMap;
 use proto::app::Rollback;
 use proto::error::Code;
 use proto::error::Place;
+use proto::ids::ClusterName;
+use proto::ids::Namespace;
 use proto::report::Mode;
+use serde_json::json;
 
 use crate::binding::Binding;
 use crate::bundle::Bundle;
@@ -121,6 +124,7 @@ pub fn rollback(asked: Rollback) -> Result<Request, InputError> {
             InputError::one(Code::BadRequest, place)
         })?;
     }
+    let text = rollback_text(&asked, &rollout);
     Ok(Request {
         mode: Mode::Rollback,
         spec: Spec {
@@ -137,13 +141,36 @@ pub fn rollback(asked: Rollback) -> Result<Request, InputError> {
             health: Vec::new(),
             conflicts: Vec::new(),
             adopt: Vec::new(),
-            text: String::new(),
+            text,
         },
         objects: Vec::new(),
         source: Source::Revision(asked.revision),
         binding: Binding::default(),
         notes: Vec::new(),
     })
+}
+
+/// The spec that a rollback is taken up again with after a restart; its objects are in the journal.
+fn rollback_text(asked: &Rollback, rollout: &Rollout) -> String {
+    let named = |place: &'static str, name: Option<&str>| Some((place, name?.to_owned()));
+    let target: BTreeMap<&str, String> = [
+        named("cluster", asked.cluster.as_ref().map(ClusterName::as_str)),
+        named("namespace", asked.namespace.as_ref().map(Namespace::as_str)),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    let spec = json!({
+        "version": 1,
+        "name": asked.name,
+        "target": target,
+        "manifests": ["recorded/"],
+        "rollout": {
+            "timeout": format!("{}s", rollout.timeout.as_secs()),
+            "allow_older": rollout.allow_older,
+        },
+    });
+    spec.to_string()
 }
 
 /// Says where the spec may have gone.

@@ -26,6 +26,8 @@ use crate::world::World;
 
 /// So many ConfigMaps are beside the Secret and the Deployment.
 const MAPS: usize = 4;
+/// The time from the start of the client in which the agent reads, plans and writes.
+const BUSY: Duration = Duration::from_millis(300);
 /// Longest that one round may take.
 const ROUND: Duration = Duration::from_secs(120);
 
@@ -82,8 +84,13 @@ impl<'a> Sweep<'a> {
     /// At the first thing that is not as it should be, naming round and moment.
     pub async fn run(mut self, rounds: usize) -> Result<Tally> {
         for round in 0..rounds {
-            let share = self.next() % 1100;
-            let moment = self.calm * u32::try_from(share)? / 1000;
+            let share = u32::try_from(self.next() % 1100)?;
+            // Most of a deploy is waiting, so every other kill comes while it plans and writes.
+            let span = match round % 2 {
+                0 => self.calm,
+                _ => self.calm.min(BUSY),
+            };
+            let moment = span * share / 1000;
             let killed = self.round(round, moment).await;
             killed.with_context(|| format!("round {round}, killed after {moment:?}"))?;
         }

@@ -150,3 +150,24 @@ fn every_cut_and_many_damages_get_an_answer() {
         }
     }
 }
+
+#[test]
+fn a_rollback_can_be_taken_up_again() {
+    for (cluster, namespace, timeout) in
+        [(None, None, None), (Some("main"), Some("web"), Some("90s"))]
+    {
+        let asked = Rollback {
+            name: "app".parse().expect("a name"),
+            cluster: cluster.map(|name| name.parse().expect("a cluster")),
+            namespace: namespace.map(|name| name.parse().expect("a namespace")),
+            revision: Some(3),
+            timeout: timeout.map(str::to_owned),
+        };
+        let spec = rollback(asked).expect("it is valid").spec;
+        let again = spec::parse(spec.text.as_bytes()).expect("the text is a spec");
+        assert_eq!(again.name, spec.name);
+        assert_eq!(again.cluster, spec.cluster);
+        assert_eq!(again.namespace, spec.namespace);
+        assert_eq!(again.rollout, spec.rollout);
+    }
+}
