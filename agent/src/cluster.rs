@@ -53,6 +53,7 @@ pub use self::setup::ClusterSettings;
 pub use self::setup::ClusterSetupError;
 use self::wire::Answer;
 use self::wire::As;
+use self::wire::Fault;
 use self::wire::Keep;
 use self::wire::Wire;
 
@@ -137,7 +138,12 @@ impl Kube {
         }
         let review: Value =
             serde_json::from_slice(&answer.body).map_err(|_quotes| error::garbled(&doing))?;
-        Ok(access::verdict(&review, actor, access))
+        let verdict = access::verdict(&review, actor, access);
+        if verdict.is_err() && self.wire.doubts_denials().await {
+            let reason = "it has just come back and may not have loaded its roles".to_owned();
+            return Err(error::fault(Fault::NotSent { reason }, &doing));
+        }
+        Ok(verdict)
     }
 
     async fn tail(&self, actor: &Actor, request: &LogRequest) -> Result<String, ClusterError> {

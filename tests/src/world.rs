@@ -79,7 +79,14 @@ impl World {
     /// # Errors
     /// When a server refuses something.
     pub async fn without_agent(name: &str) -> Result<Self> {
-        let stand = Stand::shared().await?;
+        Self::on(Stand::shared().await?, name).await
+    }
+
+    /// Makes a world on a stand of its own, whose servers it may end. Its agent is not started yet.
+    ///
+    /// # Errors
+    /// When a server refuses something.
+    pub async fn on(stand: &'static Stand, name: &str) -> Result<Self> {
         // Several test processes may share one stand: the process id keeps their worlds apart.
         let number = std::process::id() % 100_000 * 1000 + NEXT.fetch_add(1, Ordering::Relaxed);
         let project = (1000 + u64::from(number)).to_string();

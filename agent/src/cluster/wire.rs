@@ -1,10 +1,15 @@
 //! One HTTP exchange with an API server, as the agent itself or as an actor.
 //!
 //! Called by the rest of [`super`]. One client serves all actors, so connections are shared; who
-//! acts is decided per request by [`As`], which no call can leave out. Invariants: every call is
-//! bounded in time and length; an actor without a name is refused instead of becoming the agent.
+//! acts is decided per request by [`As`], which no call can leave out. An API server that has just
+//! started denies everything until it has loaded its roles, so a denial soon after trouble, or by a
+//! server that is not ready, is no answer. Invariants: every call is bounded in time and length; an
+//! actor without a name is refused instead of becoming the agent.
 
 use std::error::Error;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,11 +20,15 @@ use http::Request;
 use http::Response;
 use http_body_util::BodyExt;
 use kube::client::Body;
+use tokio::time::Instant;
 
 use deploy::principal::Actor;
 
 /// An answer longer than this is not one of ours.
 const ANSWER_LIMIT: usize = 64 << 20;
+
+/// How long after trouble a denial is doubted.
+const YOUNG: Duration = Duration::from_secs(10);
 
 /// Who acts.
 #[derive(Debug, Clone, Copy)]
@@ -82,16 +91,65 @@ pub(super) enum Keep {
 pub(super) struct Wire {
     client: kube::Client,
     timeout: Duration,
+    /// When the server was last away or failing; of all clones.
+    trouble: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Wire {
     /// Wraps kube's client.
     pub(super) fn new(client: kube::Client, timeout: Duration) -> Self {
-        Self { client, timeout }
+        Self {
+            client,
+            timeout,
+            trouble: Arc::default(),
+        }
     }
 
     /// Sends a request and reads its answer within the timeout.
     pub(super) async fn send(
+        &self,
+        who: As<'_>,
+        request: http::request::Builder,
+        body: Bytes,
+        keep: Keep,
+    ) -> Result<Answer, Fault> {
+        let sent = self.exchange(who, request, body, keep).await;
+        match &sent {
+            Err(Fault::NotSent { .. } | Fault::Cut { .. }) => self.note_trouble(),
+            Ok(answer) if answer.status >= 500 => self.note_trouble(),
+            // Nothing that is denied has an effect.
+            Ok(answer) if answer.status == 403 && self.doubts_denials().await => {
+                return Err(Fault::NotSent {
+                    reason: "it has just come back and may not have loaded its roles".to_owned(),
+                });
+            }
+            Ok(_) | Err(Fault::Unbuildable { .. }) => {}
+        }
+        sent
+    }
+
+    /// Says whether a denial may be that of a server that has just started.
+    pub(super) async fn doubts_denials(&self) -> bool {
+        let trouble = *self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        if trouble.is_some_and(|since| since.elapsed() < YOUNG) {
+            return true;
+        }
+        let request = Request::get("/readyz");
+        let ready = self
+            .exchange(As::Agent, request, Bytes::new(), Keep::Tail(0))
+            .await;
+        let doubted = !ready.is_ok_and(|answer| answer.is_success());
+        if doubted {
+            self.note_trouble();
+        }
+        doubted
+    }
+
+    fn note_trouble(&self) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    async fn exchange(
         &self,
         who: As<'_>,
         request: http::request::Builder,

@@ -3,7 +3,7 @@
 //! Used by [`super::state`]. A container without a readiness probe is ready as soon as it runs, even
 //! if it ends a tenth of a second later, and its workload then counts as available. So such pods have
 //! to be seen ready, without a restart, for [`STEADY`]. A pod that was started again during this run has
-//! to outlive its former self, see [`trial`]. Pods that were ready long before the watch began are
+//! to outlive its former self, see [`Settle::trial`]. Pods that were ready long before the watch began are
 //! steady. Workload and pods come by different watches: where a pod is not ready although
 //! its workload counts it, the workload's news is old, but not for longer than [`DISAGREEMENT`].
 
