@@ -19,6 +19,7 @@ mod leaks;
 mod lifecycle;
 mod locks;
 mod manifests;
+mod pages;
 mod plans;
 mod reads;
 mod refusals;
