@@ -92,6 +92,8 @@ async fn image(stand: &Stand) -> Result<String> {
 #[derive(Debug, PartialEq)]
 struct Shape {
     stages: Vec<String>,
+    /// What was done with which object, without the namespace.
+    steps: Vec<String>,
     /// The last line of the log.
     last: String,
     /// The verdict's sentence, without the app's name.
@@ -121,8 +123,16 @@ async fn shape(way: &str, image: &str) -> Result<Shape> {
     let name = report["name"].as_str().context("the app has a name")?;
     let message = report["message"].as_str().context("there is a verdict")?;
     let last = done.log.lines().rfind(|line| !line.trim().is_empty());
+    let steps = report["steps"].as_array().context("there are steps")?;
+    let mut steps: Vec<String> = steps
+        .iter()
+        .map(|step| format!("{} {}", step["action"], step["object"]))
+        .map(|step| step.replace(&world.namespace, "NAMESPACE"))
+        .collect();
+    steps.sort();
     Ok(Shape {
         stages: crate::charts::stages(&done),
+        steps,
         last: last.unwrap_or_default().to_owned(),
         verdict: message.replace(name, "APP"),
     })
@@ -147,7 +157,7 @@ async fn the_examples_deploy_and_their_logs_have_one_shape() -> Result<()> {
         ensure!(rendered.stages.len() + 1 == before, "{rendered:?}");
     }
     ensure!(
-        plain.last.contains("succeeded") && plain.stages.len() > 3,
+        plain.last.contains("succeeded") && plain.stages.len() > 3 && plain.steps.len() == 4,
         "{plain:?}"
     );
     ensure!(chart == plain, "{chart:#?} and {plain:#?}");
