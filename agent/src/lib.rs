@@ -22,11 +22,16 @@
 //!                                deploy::engine    the story of one run:
 //!                                  render          which objects?     (kustomization, chart)
 //!                                  check::access   does RBAC agree?
+//!                                  lock            is it our turn?    (one run per app)
+//!                                  history, prune  what is there?     (revisions, leftovers, brake)
 //!                                  resolve         which values?      → Draft, later ResolvedSecrets
 //!                                  plan            what changes?      → Plan       (printable)
 //!                                  check::dry_run  would the server take it?
+//!                                  saved           is it what was reviewed?
 //!                                  apply, release  do it              → Applied
 //!                                  watch           did it work?       → Outcome
+//!                                  engine::back    if not: put the last revision back, and watch it
+//!                                  prune           delete what is not wanted any more
 //!                                  report          tell it            → proto::report
 //! ```
 //!
@@ -38,6 +43,20 @@
 //! * `client` (binary `quaymaster`): what a job runs. No TLS, knows `proto` only.
 //! * `tests`: the stand (real servers), scenarios, benchmarks, repository checks.
 //!
+//! # Modules of this crate
+//!
+//! * the process: [`args`], [`config`], [`telemetry`], [`metrics`], [`readiness`], [`lifecycle`], [`clock`];
+//! * ports of the brain: [`vault`], [`cluster`], [`render`] (Helm and kustomize as confined children),
+//!   [`journal`];
+//! * the way in: [`auth`], [`http`], [`runs`];
+//! * [`app`] puts all of it together.
+//!
+//! # State
+//!
+//! The cluster holds what concerns an app: its lock (a Lease), its revisions and inventory (ConfigMaps,
+//! [`deploy::history`]), and Helm's own records. The journal on disk holds what concerns a run of this
+//! agent.
+//!
 //! # Invariants
 //!
 //! 1. A stage takes the proof of the stage before: no plan without a [`deploy::authorize::Permit`],
@@ -47,8 +66,10 @@
 //!    which send it, and in [`auth`], which verifies a token; everything that leaves towards the job passes [`deploy::redact`].
 //! 4. Every outgoing call is bounded. A timed-out write is unknown: look first, then decide.
 //! 5. A run outlives its connection and is never dropped half way: it is cancelled between writes.
-//! 6. Before a run writes, the journal says so; after a kill the agent tells how far it came.
-//! 7. The agent's own identity in a cluster can do little more than impersonate.
+//! 6. Before a run writes, the journal says so; after a kill the run goes on, or tells how far it came.
+//! 7. One run at a time writes an app, over all hosts, and never for an older pipeline unasked.
+//! 8. Pruning deletes only what carries the app's label, by uid, and never because an input was empty.
+//! 9. The agent's own identity in a cluster can do little more than impersonate.
 //!
 //! # Deliberately absent
 //!

@@ -1,13 +1,25 @@
 //! The brain of the agent: decides, plans, applies, judges and reports one run.
 //!
-//! One direction, in the types: a bundle becomes a [`request::Request`]; [`authorize`] turns it, a
+//! One direction, in the types: a [`bundle`] becomes a [`request::Request`]; [`authorize`] turns it, a
 //! [`principal::Principal`] and the [`policy::Policy`] into a [`authorize::Permit`] (or a denial);
 //! [`render`] turns a kustomization or chart into objects and asks the permit about them;
-//! [`resolve`] fetches what the permit's spec names; [`plan`] says what would change; [`check`] asks
-//! the API server for its view before the first write; [`saved`] holds a deploy to a plan that was
-//! reviewed; [`apply`] writes (and [`release`] lets Helm write); [`watch`] judges the
-//! rollout with the pure rules of [`rollout`] and [`cause`]; [`report`] tells it. [`engine`] strings
-//! the stages together.
+//! [`resolve`] fetches what the permit's spec names; [`history`] tells what the app has and
+//! [`prune`] what it has too much; [`plan`] says what would change; [`check`] asks the API server for
+//! its view before the first write; [`saved`] holds a deploy to a plan that was reviewed; [`lock`]
+//! lets one run at a time have the app; [`apply`] writes (and [`release`] lets Helm write); [`watch`]
+//! judges the rollout with the pure rules of [`rollout`] and [`cause`]; [`resume`] keeps what a run
+//! needs to go on after a kill; [`report`] tells it. [`engine`] strings the stages together, and goes
+//! back to a recorded revision the same way.
+//!
+//! What the stages share:
+//!
+//! * values: [`object`], [`field`], [`secret`], [`image`], [`class`];
+//! * what people write: [`yaml`], [`spec`] with [`template`] and [`health`], [`manifest`] with
+//!   [`options`], [`kustomization`], [`chart`], and [`binding`], which ties a request to a saved plan;
+//! * who owns which field: [`managers`], [`owned`] (proves that nothing would change) and [`terms`];
+//!   `kinds` and `lists` know what is fixed about the kinds of Kubernetes;
+//! * how ports are called: [`backoff`] repeats, [`pace`] sets how much is in flight;
+//! * what leaves: [`log`], through [`redact`].
 //!
 //! Invariants: no sockets, files, environment, processes or clocks here (the lints of this crate
 //! refuse them); the world is reached through [`ports`] only. A stage cannot be called without the

@@ -271,7 +271,7 @@ async fn a_kind_that_is_not_granted_is_found_in_templates_and_hooks_before_the_f
 }
 
 /// The names of the stages of a run, in order.
-fn stages(done: &Finished) -> Vec<String> {
+pub(crate) fn stages(done: &Finished) -> Vec<String> {
     let starts = done.log.split("section_start:").skip(1);
     starts
         .filter_map(|text| text.split(['\r', '\u{1b}', '\n', '[']).next())
@@ -734,90 +734,4 @@ async fn an_agent_without_the_programs_says_so_to_runs_that_need_them() -> Resul
         .deploy(&[("quaymaster.yaml", &spec), ("k8s/c.yaml", &conf)])
         .await?;
     ended_with(&plain, 200)
-}
-
-#[tokio::test]
-async fn the_sample_is_the_same_app_in_three_ways() -> Result<()> {
-    let mut world = World::without_agent("threeways").await?;
-    world.start_agent().await?;
-    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/flask");
-    let image = world.stand.busybox();
-    let read = |way: &str, files: &[&str]| -> Result<Vec<(String, String)>> {
-        files
-            .iter()
-            .map(|file| {
-                Ok((
-                    (*file).to_owned(),
-                    std::fs::read_to_string(root.join(way).join(file))?,
-                ))
-            })
-            .collect()
-    };
-    let ways = [
-        read(
-            "",
-            &[
-                "quaymaster.yaml",
-                "k8s/configmap.yaml",
-                "k8s/deployment.yaml",
-                "k8s/service.yaml",
-            ],
-        )?,
-        read(
-            "kustomize",
-            &[
-                "quaymaster.yaml",
-                "base/kustomization.yaml",
-                "base/configmap.yaml",
-                "base/deployment.yaml",
-                "base/service.yaml",
-                "overlays/production/kustomization.yaml",
-            ],
-        )?,
-        read(
-            "chart",
-            &[
-                "quaymaster.yaml",
-                "flask/Chart.yaml",
-                "flask/values.yaml",
-                "flask/templates/configmap.yaml",
-                "flask/templates/deployment.yaml",
-                "flask/templates/service.yaml",
-            ],
-        )?,
-    ];
-    let mut seen = Vec::new();
-    for way in &ways {
-        let spec = way[0].1.replace("${IMAGE}", &image);
-        // Its secrets belong to another rule than this world's.
-        let (head, rest) = spec.split_once("secrets:").unwrap_or_default();
-        let rest = rest.split_once("\n\n").unwrap_or_default().1;
-        let spec = format!("{head}{rest}");
-        let files = way
-            .iter()
-            .skip(1)
-            .map(|(name, text)| (name.as_str(), text.as_str()));
-        let files: Vec<(&str, &str)> = std::iter::once(("quaymaster.yaml", spec.as_str()))
-            .chain(files)
-            .collect();
-        let done = world.plan(&files).await?;
-        ended_with(&done, 200)?;
-        let steps = done.json()?["steps"]
-            .as_array()
-            .cloned()
-            .unwrap_or_default();
-        let mut steps: Vec<String> = steps
-            .iter()
-            .map(|step| format!("{} {}", step["action"], step["object"]))
-            .collect();
-        steps.sort();
-        let mut stages = stages(&done);
-        stages.retain(|stage| stage != "render");
-        seen.push((steps, stages));
-    }
-    ensure!(
-        seen[0].0.len() == 3 && seen[0] == seen[1] && seen[1] == seen[2],
-        "{seen:?}"
-    );
-    Ok(())
 }

@@ -1,12 +1,15 @@
 //! The demo: the main job on real servers, told in plain words.
 //!
-//! What a pipeline does, step by step: build the example's image and push it, deploy it by digest with an
-//! id_token through the agent, fetch the page from a pod; then the same with an image that does not exist,
-//! to see the cause, the exit code, and the old pods still serving. Called by `stand demo`. The stand stays
-//! up afterwards, so that everything can be looked at; the agent ends with the demo.
+//! What a pipeline does, step by step: build the example's image and push it, plan, deploy it by digest with
+//! an id_token through the agent, fetch the page; then an image that does not exist, to see the cause, the
+//! verified rollback, the exit code, and the old pods serving all the time; then the history, the good image
+//! again, and the same app as chart and kustomization. Called by `stand demo`. The stand stays up
+//! afterwards, so that everything can be looked at; the agent ends with the demo.
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::Stdio;
 use std::time::Duration;
 use std::time::Instant;
@@ -29,10 +32,16 @@ use crate::stand::process;
 use crate::wait::Look;
 use crate::wait::until;
 
-/// Where the demo deploys.
+/// The namespace of the example with plain manifests; the others have their folders' names too.
 const NAMESPACE: &str = "flask";
+/// The app of that example.
+const APP: &str = "flask-demo";
+/// The same app in other forms: folder and namespace.
+const OTHER_WAYS: [&str; 2] = ["flask-helm", "flask-kustomize"];
 /// A digest that no registry has.
 const MISSING: &str = "sha256:0000000000000000000000000000000000000000000000000000000000000000";
+/// How often the page is fetched while a deploy goes wrong.
+const FETCH_EVERY: Duration = Duration::from_millis(250);
 
 /// Tells the demo's lines to whoever runs it.
 pub type Say<'a> = &'a dyn Fn(&str);
@@ -47,8 +56,6 @@ pub async fn run(stand: &Stand, say: Say<'_>) -> Result<()> {
         stand.facts().has_node,
         "the demo runs real containers: start it as root"
     );
-    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/flask");
-
     heading(say, 1, "build agent and client");
     let programs = agent::build().await?;
     heading(say, 2, "start the agent beside the (imagined) runner");
@@ -57,68 +64,160 @@ pub async fn run(stand: &Stand, say: Say<'_>) -> Result<()> {
     let _agent = start_agent(&programs, &config, &dir).await?;
     platform(stand).await?;
     say(
-        "the platform team has granted project 42 the namespace flask, the paths kv/flask/* and database/creds/flask",
+        "the platform team has granted project 42 the namespaces flask, flask-helm and flask-kustomize, the paths kv/flask/* and database/creds/flask",
     );
-
     heading(
         say,
         3,
         "the pipeline's build stage: image from the example's Dockerfile",
     );
-    let base = stand.base_image().await?;
-    let image = stand
-        .build_and_push(
-            &example,
-            &example.join("Dockerfile"),
-            "flask-demo:1.0.0",
-            &[("BASE_IMAGE", &base)],
-        )
-        .await?;
+    let image = build_image(stand).await?;
     say(&format!("pushed {image}"));
-
-    heading(say, 4, "the pipeline's deploy stage: quaymaster deploy");
     let job = Job {
         stand,
         programs: &programs,
         socket: agent::sockets(&dir).0,
-        example: &example,
     };
-    let code = job.quaymaster("deploy", &image).await?;
-    ensure!(code == 0, "the deploy ended with exit code {code}");
-    say("exit code 0");
-
-    heading(say, 5, "the page, fetched from a pod");
-    let before = pods(stand).await?;
-    for pod in &before {
-        say(&format!(
-            "{} says:\n{}",
-            pod.name,
-            indent(&page(stand, pod).await?)
-        ));
-    }
-
-    heading(say, 6, "the same job with an image that does not exist");
-    let broken = format!("{}@{MISSING}", image.split('@').next().unwrap_or_default());
-    let code = job.quaymaster("deploy", &broken).await?;
-    ensure!(
-        code == 10,
-        "a failed deploy that keeps what was written ends with 10, not {code}"
-    );
-    say("exit code 10: failed, what was written is kept");
-
-    heading(say, 7, "the old pods still serve");
-    for pod in &before {
-        let text = page(stand, pod).await?;
-        say(&format!("{} says:\n{}", pod.name, indent(&text)));
-    }
-    // The next deploy of the good image puts things right again.
-    let code = job.quaymaster("deploy", &image).await?;
-    ensure!(
-        code == 0,
-        "putting the good image back ended with exit code {code}"
-    );
+    first_deploy(&job, say, &image).await?;
+    bad_deploy(&job, say, &image).await?;
+    afterwards(&job, say, &image).await?;
+    other_ways(&job, say, &image).await?;
     farewell(stand, say, began.elapsed());
     Ok(())
+}
+
+async fn build_image(stand: &Stand) -> Result<String> {
+    let context = example("flask");
+    let base = stand.base_image().await?;
+    stand
+        .build_and_push(
+            &context,
+            &context.join("Dockerfile"),
+            "flask-demo:1.0.0",
+            &[("BASE_IMAGE", &base)],
+        )
+        .await
+}
+
+/// Plan, deploy, page.
+async fn first_deploy(job: &Job<'_>, say: Say<'_>, image: &str) -> Result<()> {
+    let example = example("flask");
+    heading(
+        say,
+        4,
+        "what would a deploy change? quaymaster plan writes nothing",
+    );
+    job.expect(0, &["plan".as_ref(), example.as_ref()], image)
+        .await?;
+    heading(say, 5, "the pipeline's deploy stage: quaymaster deploy");
+    job.expect(0, &["deploy".as_ref(), example.as_ref()], image)
+        .await?;
+    say("exit code 0: done and verified");
+    heading(say, 6, "the page, fetched from every pod");
+    for pod in pods(job.stand, NAMESPACE).await? {
+        let text = page(job.stand, &pod).await?;
+        say(&format!("{} says:\n{}", pod.name, indent(&text)));
+    }
+    Ok(())
+}
+
+/// An image that does not exist: the cause, the way back, and pods that serve all the time.
+async fn bad_deploy(job: &Job<'_>, say: Say<'_>, image: &str) -> Result<()> {
+    heading(
+        say,
+        7,
+        "the same job with an image that does not exist; quaymaster.yaml says on_failure: rollback",
+    );
+    let example = example("flask");
+    let before = pods(job.stand, NAMESPACE).await?;
+    let broken = format!("{}@{MISSING}", image.split('@').next().unwrap_or_default());
+    let words: [&OsStr; 2] = ["deploy".as_ref(), example.as_ref()];
+    let mut run = pin!(job.expect(11, &words, &broken));
+    let mut fetched = 0_u32;
+    let mut ticks = tokio::time::interval(FETCH_EVERY);
+    loop {
+        tokio::select! {
+            // The deploy is over: there is nothing more to fetch for.
+            ended = &mut run => break ended?,
+            // A tick that is lost to the end of the deploy is one fetch less.
+            _ = ticks.tick() => {
+                for pod in &before {
+                    let text = page(job.stand, pod).await?;
+                    ensure!(text.contains("read as:"), "{} says: {text}", pod.name);
+                    fetched += 1;
+                }
+            }
+        }
+    }
+    ensure!(fetched > 0, "the page was never fetched");
+    say("exit code 11: failed, and the last revision that worked is back and verified");
+    let after = pods(job.stand, NAMESPACE).await?;
+    let names = |pods: &[Pod]| pods.iter().map(|pod| pod.name.clone()).collect::<Vec<_>>();
+    ensure!(
+        names(&before) == names(&after),
+        "the pods that served were replaced: {:?} became {:?}",
+        names(&before),
+        names(&after)
+    );
+    say(&format!(
+        "meanwhile the old pods gave the page {fetched} times out of {fetched}, and they still run: {}",
+        names(&after).join(", ")
+    ));
+    Ok(())
+}
+
+/// What the app has behind it, and the good image once more.
+async fn afterwards(job: &Job<'_>, say: Say<'_>, image: &str) -> Result<()> {
+    heading(
+        say,
+        8,
+        "what happened to the app so far: quaymaster history",
+    );
+    let words = [
+        "history",
+        APP,
+        "--cluster",
+        "stand",
+        "--namespace",
+        NAMESPACE,
+    ];
+    job.expect(0, &words.map(OsStr::new), image).await?;
+    heading(
+        say,
+        9,
+        "the good image again: the credential is new, the pods are left alone",
+    );
+    let example = example("flask");
+    job.expect(0, &["deploy".as_ref(), example.as_ref()], image)
+        .await?;
+    say("exit code 0");
+    Ok(())
+}
+
+/// The same app from a chart and from a kustomization.
+async fn other_ways(job: &Job<'_>, say: Say<'_>, image: &str) -> Result<()> {
+    for (number, way) in (10..).zip(OTHER_WAYS) {
+        heading(
+            say,
+            number,
+            &format!("the same app in another form: examples/{way}"),
+        );
+        let example = example(way);
+        job.expect(0, &["deploy".as_ref(), example.as_ref()], image)
+            .await?;
+        for pod in pods(job.stand, way).await?.iter().take(1) {
+            let text = page(job.stand, pod).await?;
+            say(&format!("{} says:\n{}", pod.name, indent(&text)));
+        }
+    }
+    Ok(())
+}
+
+/// The folder of an example.
+fn example(way: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../examples")
+        .join(way)
 }
 
 fn heading(say: Say<'_>, number: u32, text: &str) {
@@ -167,9 +266,11 @@ async fn start_agent(programs: &Programs, config: &Path, dir: &Path) -> Result<C
     Ok(child)
 }
 
-/// What a platform team does once per project: the namespace with its RBAC, and the secret in Vault.
+/// What a platform team does once per project: the namespaces with their RBAC, and the secret in Vault.
 async fn platform(stand: &Stand) -> Result<()> {
-    stand.grant_project(NAMESPACE, "42").await?;
+    for namespace in OTHER_WAYS.into_iter().chain([NAMESPACE]) {
+        stand.grant_project(namespace, "42").await?;
+    }
     let (host, _) = stand
         .facts()
         .postgres_for_pods
@@ -187,30 +288,35 @@ async fn platform(stand: &Stand) -> Result<()> {
     Ok(())
 }
 
-/// The deploy stage of a pipeline.
+/// The jobs of a pipeline.
 struct Job<'a> {
     stand: &'a Stand,
     programs: &'a Programs,
     socket: PathBuf,
-    example: &'a Path,
 }
 
 impl Job<'_> {
-    /// Runs the client as the job would; its output goes to the terminal; returns its exit code.
-    async fn quaymaster(&self, verb: &str, image: &str) -> Result<i32> {
+    /// Runs the client as a job would; its output goes to the terminal. It has to end with `code`.
+    async fn expect(&self, code: i32, words: &[&OsStr], image: &str) -> Result<()> {
         let token = self.stand.token()?.environment("production");
         let status = Command::new(&self.programs.client)
-            .arg(verb)
-            .arg(self.example)
+            .args(words)
             .env_clear()
             .env("QUAYMASTER_SOCKET", &self.socket)
             .env("QUAYMASTER_ID_TOKEN", self.stand.sign(token)?)
             .env("IMAGE", image)
+            .env("CI_ENVIRONMENT_NAME", "production")
             .stdin(Stdio::null())
             .status()
             .await
             .context("starting the client")?;
-        status.code().context("the client ended by a signal")
+        let ended = status.code().context("the client ended by a signal")?;
+        let verb = words.first().copied().unwrap_or_default().display();
+        ensure!(
+            ended == code,
+            "quaymaster {verb} ended with exit code {ended}, expected {code}"
+        );
+        Ok(())
     }
 }
 
@@ -221,9 +327,9 @@ struct Pod {
 }
 
 /// Lists the ready pods of the app.
-async fn pods(stand: &Stand) -> Result<Vec<Pod>> {
+async fn pods(stand: &Stand, namespace: &str) -> Result<Vec<Pod>> {
     let text = stand
-        .kubectl(&["-n", NAMESPACE, "get", "pods", "-o", "json"])
+        .kubectl(&["-n", namespace, "get", "pods", "-o", "json"])
         .await?;
     let list: Value = serde_json::from_str(&text)?;
     let mut found = Vec::new();

@@ -84,7 +84,8 @@ kubeconfig = "{kubeconfig}"
     )
 }
 
-/// The sample's policy: jobs of project 42 on protected refs deploy into the namespace `flask`.
+/// The sample's policy: jobs of project 42 on protected refs deploy into the three namespaces of
+/// the examples.
 const POLICY: &str = r#"# Written by the stand.
 version = 1
 
@@ -97,9 +98,10 @@ ref_protected = true
 role = "flask-demo"
 paths = ["kv/flask/*", "kv1/flask/*", "database/creds/flask"]
 [rule.cluster.stand]
-namespaces = ["flask"]
+namespaces = ["flask", "flask-helm", "flask-kustomize"]
 kinds = ["apps/Deployment", "v1/Service", "v1/ConfigMap"]
 secrets = ["flask-*"]
+verbs = ["apply", "prune", "rollback"]
 require_digest = true
 "#;
 

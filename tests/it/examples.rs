@@ -1,0 +1,166 @@
+//! The examples as they stand in the repository: the same app from manifests, a chart and a
+//! kustomization, each deployed with its real image, its secrets and a database.
+//!
+//! What a scenario changes of an example is the target and the KV path, which belong to its world.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use anyhow::Result;
+use anyhow::ensure;
+use serde_json::json;
+use tests::stand::Stand;
+use tests::submission::Finished;
+use tests::world::World;
+
+fn folder(way: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../examples")
+        .join(way)
+}
+
+/// Reads the YAML files of an example, by their paths in the bundle.
+fn files(root: &Path, below: &Path) -> Result<BTreeMap<String, String>> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(below)? {
+        let path = entry?.path();
+        let name = path.strip_prefix(root)?.display().to_string();
+        if path.is_dir() {
+            found.extend(files(root, &path)?);
+        } else if name.ends_with(".yaml") {
+            found.insert(name, std::fs::read_to_string(&path)?);
+        }
+    }
+    Ok(found)
+}
+
+/// Makes a world in which an example can be deployed: its Secret is granted, its KV fields are there.
+async fn world(name: &str) -> Result<World> {
+    let mut world = World::without_agent(name).await?;
+    let policy = world.policy().replace("\"app-*\"", "\"flask-*\"");
+    std::fs::write(world.policy_path(), policy)?;
+    let (host, _) = world
+        .stand
+        .facts()
+        .postgres_for_pods
+        .split_once(':')
+        .context("PostgreSQL has a port")?;
+    world
+        .put("app", json!({ "api_key": "k2-0000beef", "db_host": host }))
+        .await?;
+    world.start_agent().await?;
+    Ok(world)
+}
+
+/// Deploys an example with an image; the client would put the variables in.
+async fn deploy(world: &World, way: &str, image: &str) -> Result<Finished> {
+    let root = folder(way);
+    let mut files = files(&root, &root)?;
+    let spec = files.get_mut("quaymaster.yaml").context("the spec")?;
+    *spec = spec
+        .replace("${IMAGE}", image)
+        .replace("${CI_ENVIRONMENT_NAME}", "production")
+        .replace("kv/flask/app", &format!("kv/{}/app", world.role))
+        .replace(
+            &format!("namespace: {way} }}"),
+            &format!("namespace: {} }}", world.namespace),
+        );
+    let files: Vec<(&str, &str)> = files
+        .iter()
+        .map(|(name, text)| (name.as_str(), text.as_str()))
+        .collect();
+    world.deploy(&files).await
+}
+
+/// The image of the example, built and pushed as its pipeline does.
+async fn image(stand: &Stand) -> Result<String> {
+    let context = folder("flask");
+    let base = stand.base_image().await?;
+    stand
+        .build_and_push(
+            &context,
+            &context.join("Dockerfile"),
+            "flask-examples:1.0.0",
+            &[("BASE_IMAGE", &base)],
+        )
+        .await
+}
+
+/// What the logs of the three ways have in common.
+#[derive(Debug, PartialEq)]
+struct Shape {
+    stages: Vec<String>,
+    /// What was done with which object, without the namespace.
+    steps: Vec<String>,
+    /// The last line of the log.
+    last: String,
+    /// The verdict's sentence, without the app's name.
+    verdict: String,
+}
+
+/// Deploys one example to a world of its own and looks at what the cluster then has.
+async fn shape(way: &str, image: &str) -> Result<Shape> {
+    let world = world(way).await?;
+    let done = deploy(&world, way, image).await?;
+    ensure!(done.status() == 200, "{}\n{}", done.answer.text(), done.log);
+    let ready = [
+        "get",
+        "deploy",
+        "flask",
+        "-o",
+        "jsonpath={.status.readyReplicas} {.spec.template.spec.containers[0].image}",
+    ];
+    let replicas = if way == "flask" { 2 } else { 3 };
+    let seen = world.kubectl(&ready).await?;
+    ensure!(seen == format!("{replicas} {image}"), "{way}: {seen}");
+    let secret = world.secret("flask-db").await?;
+    for value in [&secret["password"], &secret["api-key"]] {
+        ensure!(!done.log.contains(value.as_str()), "{way}: {}", done.log);
+    }
+    let report = done.json()?;
+    let name = report["name"].as_str().context("the app has a name")?;
+    let message = report["message"].as_str().context("there is a verdict")?;
+    let last = done.log.lines().rfind(|line| !line.trim().is_empty());
+    let steps = report["steps"].as_array().context("there are steps")?;
+    let mut steps: Vec<String> = steps
+        .iter()
+        .map(|step| format!("{} {}", step["action"], step["object"]))
+        .map(|step| step.replace(&world.namespace, "NAMESPACE"))
+        .collect();
+    steps.sort();
+    Ok(Shape {
+        stages: crate::charts::stages(&done),
+        steps,
+        last: last.unwrap_or_default().to_owned(),
+        verdict: message.replace(name, "APP"),
+    })
+}
+
+#[tokio::test]
+async fn the_examples_deploy_and_their_logs_have_one_shape() -> Result<()> {
+    let stand = Stand::shared().await?;
+    if !stand.facts().has_node {
+        return Ok(());
+    }
+    let image = image(stand).await?;
+    let (plain, mut chart, mut kustomization) = tokio::try_join!(
+        shape("flask", &image),
+        shape("flask-helm", &image),
+        shape("flask-kustomize", &image),
+    )?;
+    println!("{plain:?}");
+    for rendered in [&mut chart, &mut kustomization] {
+        let before = rendered.stages.len();
+        rendered.stages.retain(|stage| stage != "render");
+        ensure!(rendered.stages.len() + 1 == before, "{rendered:?}");
+    }
+    ensure!(
+        plain.last.contains("succeeded") && plain.stages.len() > 3 && plain.steps.len() == 4,
+        "{plain:?}"
+    );
+    ensure!(chart == plain, "{chart:#?} and {plain:#?}");
+    ensure!(kustomization == plain, "{kustomization:#?} and {plain:#?}");
+    Ok(())
+}
