@@ -1,5 +1,6 @@
 //! The server in this process over real sockets, with a brain that needs no issuer or cluster.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use proto::event::Event;
 use proto::event::Level;
 use proto::event::Stage;
 use proto::report::Accepted;
+use proto::report::Action;
 use proto::report::Mode;
 use proto::report::Report;
 use proto::report::RunList;
@@ -348,6 +350,36 @@ fn the_openapi_document_and_the_routes_agree() {
 }
 
 /// Every reference of the document leads somewhere.
+/// The words that a type takes, as its reader lists them when it meets another.
+fn words<T: serde::de::DeserializeOwned>() -> BTreeSet<String> {
+    let refused = serde_json::from_str::<T>("\"no-such-word\"").err();
+    let text = refused.expect("it is no word").to_string();
+    let listed = text.split_once("expected").expect("it lists the words").1;
+    listed
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn the_openapi_document_knows_every_word() {
+    let document: serde_json::Value = serde_json::from_str(super::OPENAPI).expect("JSON");
+    for (schema, words) in [
+        ("Code", words::<Code>()),
+        ("Status", words::<Status>()),
+        ("Mode", words::<Mode>()),
+        ("Action", words::<Action>()),
+        ("Stage", words::<Stage>()),
+    ] {
+        let told = document["components"]["schemas"][schema]["enum"].as_array();
+        let told = told.into_iter().flatten().filter_map(|word| word.as_str());
+        let told: BTreeSet<String> = told.map(str::to_owned).collect();
+        assert_eq!(told, words, "{schema}");
+    }
+}
+
 #[test]
 fn the_references_of_the_openapi_document_hold() {
     let document: serde_json::Value = serde_json::from_str(super::OPENAPI).expect("JSON");
@@ -355,11 +387,4 @@ fn the_references_of_the_openapi_document_hold() {
         let pointer = part.split('"').next().expect("a pointer");
         assert!(document.pointer(pointer).is_some(), "{pointer}");
     }
-    let codes = document["components"]["schemas"]["Code"]["enum"].as_array();
-    let codes: Vec<_> = codes.expect("codes").iter().collect();
-    for code in &codes {
-        let parsed = serde_json::from_value::<Code>((*code).clone());
-        assert!(parsed.is_ok(), "{code}");
-    }
-    assert_eq!(codes.len(), 33);
 }

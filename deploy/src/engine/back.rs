@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::Tools;
 use super::book::App;
 use super::course::Course;
+use super::course::KEPT;
 use super::course::judge;
 use super::make_plan;
 use crate::apply;
@@ -180,7 +181,7 @@ pub(super) async fn put_back(
         Stage::Apply,
         format!("put revision {} back", revision.number),
     );
-    tools.log.error(failed.message.clone());
+    tools.log.error(failed.message.replace(KEPT, ""));
     // The failure may have used up the time of the run.
     let patience = Patience {
         deadline: Instant::now() + course.plan.permit().request().spec.rollout.timeout,
@@ -219,7 +220,7 @@ pub(super) async fn put_back(
 
 fn told(mut verdict: Verdict, status: Status, more: &str) -> Verdict {
     verdict.status = status;
-    verdict.message = verdict.message.replace("; what was written is kept", "");
+    verdict.message = verdict.message.replace(KEPT, "");
     verdict.message.push_str(more);
     if let Some(problem) = &mut verdict.problem {
         problem.detail.clone_from(&verdict.message);

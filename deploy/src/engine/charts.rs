@@ -10,6 +10,7 @@ use proto::report::Status;
 use tokio::time::Instant;
 
 use super::Tools;
+use super::course::KEPT;
 use crate::apply::ApplyError;
 use crate::apply::ApplyFailure;
 use crate::backoff::Patience;
@@ -180,7 +181,7 @@ async fn roll_back(
 
 /// Adds the end of a rollback to the verdict that asked for it.
 fn ended(failed: Verdict, status: Status, what: &str) -> Verdict {
-    let message = failed.message.replace("; what was written is kept", "");
+    let message = failed.message.replace(KEPT, "");
     let message = format!("{message}; {what}");
     let problem = failed.problem.map(|problem| Problem {
         detail: message.clone(),

@@ -42,6 +42,9 @@ use crate::watch;
 use crate::watch::Outcome;
 use crate::watch::Watched;
 
+/// Ends the message of a failed rollout; taken off again where something is put back.
+pub(super) const KEPT: &str = "; what was written is kept";
+
 /// What a run that writes has in hand.
 pub(super) struct Course<'a> {
     pub(super) plan: &'a Plan,
@@ -242,14 +245,12 @@ pub(super) async fn judge(
             let why = causes
                 .first()
                 .map_or("no cause was found", |cause| cause.message.as_str());
-            let message = format!("the rollout of {name} failed: {why}; what was written is kept");
+            let message = format!("the rollout of {name} failed: {why}{KEPT}");
             Verdict::rollout(Code::RolloutFailed, message, causes)
         }
         Outcome::TimedOut { causes } => {
             let seconds = permit.request().spec.rollout.timeout.as_secs();
-            let message = format!(
-                "the rollout of {name} was not done after {seconds} s; what was written is kept"
-            );
+            let message = format!("the rollout of {name} was not done after {seconds} s{KEPT}");
             Verdict::rollout(Code::RolloutTimeout, message, causes)
         }
         Outcome::Stopped if !tools.stop.is_cancelled() => Verdict::problem(Problem::new(

@@ -65,7 +65,7 @@ pub fn of_release(error: &ReleaseError) -> Problem {
                 .hint("the job of the hook says why; correct it and deploy again")
         }
         ReleaseError::Busy { release, .. } => Problem::new(Code::Locked, detail).hint(format!(
-            "another Helm is at work, or was killed: look at `helm history {release}`, and              `helm rollback {release}` puts it right"
+            "another Helm is at work, or was killed: look at `helm history {release}`, and `helm rollback {release}` puts it right"
         )),
         ReleaseError::NoEarlier { .. } => Problem::new(Code::RolloutFailed, detail)
             .hint("deploy a version that works"),
