@@ -361,5 +361,5 @@ fn the_references_of_the_openapi_document_hold() {
         let parsed = serde_json::from_value::<Code>((*code).clone());
         assert!(parsed.is_ok(), "{code}");
     }
-    assert_eq!(codes.len(), 33);
+    assert_eq!(codes.len(), 36);
 }
