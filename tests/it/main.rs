@@ -21,6 +21,7 @@ mod manifests;
 mod plans;
 mod reads;
 mod refusals;
+mod remote_charts;
 mod rollouts;
 mod samples;
 mod stand;
