@@ -4,12 +4,14 @@
 //! private folder that is gone after the call, an empty environment, limits of time, output and
 //! memory, and for Helm a kubeconfig that impersonates the run's actor and is only in memory. What
 //! a child prints is cut and never trusted. [`confine`] is what a child is before it is the program,
-//! [`child`] runs and ends it, [`folder`] is its place, [`kubeconfig`] its identity.
+//! [`child`] runs and ends it, [`folder`] is its place, [`kubeconfig`] its identity. No child
+//! fetches anything: charts of registries and repositories come through [`remote`].
 
 mod child;
 pub mod confine;
 mod folder;
 mod kubeconfig;
+mod remote;
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -20,7 +22,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deploy::ports::Chart;
+use deploy::ports::ChartError;
+use deploy::ports::ChartRef;
 use deploy::ports::Crds;
+use deploy::ports::Fetched;
 use deploy::ports::Files;
 use deploy::ports::Hooks;
 use deploy::ports::Lookup;
@@ -313,6 +318,10 @@ fn lay_out(chart: &Chart, place: &Folder) -> Result<Vec<OsString>, io::Error> {
 }
 
 impl Renderer for Rendering {
+    fn fetch<'a>(&'a self, chart: &'a ChartRef) -> BoxFuture<'a, Result<Fetched, ChartError>> {
+        remote::fetch(chart).boxed()
+    }
+
     fn kustomize<'a>(
         &'a self,
         files: &'a Files,

@@ -4,9 +4,11 @@
 //! [`authorize`] on the parsed request (does one of these rules grant everything in it?). The
 //! decision is made on the very objects that will be applied: they move into the permit.
 //!
-//! `matching` compares rules with the principal, `grant` a rule with the request, `scope` knows which
-//! kinds live in a namespace. Default deny; a rule of another project is never told about.
+//! `matching` compares rules with the principal, `grant` a rule with the request (`charts` where its
+//! chart comes from), `scope` knows which kinds live in a namespace. Default deny; a rule of another
+//! project is never told about.
 
+mod charts;
 mod grant;
 mod matching;
 mod scope;
@@ -16,6 +18,7 @@ use proto::ids::Namespace;
 use proto::report::NearMiss;
 
 use crate::binding::Binding;
+use crate::chart;
 use crate::object::Object;
 use crate::object::Resource;
 use crate::policy::ClusterGrant;
@@ -86,6 +89,16 @@ impl Permit {
             },
         )?;
         Ok(self)
+    }
+
+    /// Puts the archive of the chart beside the files of the bundle, once it is fetched. What is in
+    /// it is decided on by [`Self::complete`], as for any chart.
+    #[must_use]
+    pub fn with_chart(mut self, archive: Vec<u8>) -> Self {
+        if let Source::Rendered(files) = &mut self.request.source {
+            files.insert(chart::FETCHED.to_owned(), archive);
+        }
+        self
     }
 
     /// Makes the permit to put recorded objects of the same app back, by the rule that granted this

@@ -22,6 +22,7 @@ use crate::object::Object;
 use crate::object::text;
 use crate::ports::Files;
 use crate::spec;
+use crate::spec::ChartSource;
 use crate::spec::Helm;
 use crate::spec::ImagePaths;
 use crate::spec::SPEC_FILE;
@@ -30,9 +31,12 @@ use crate::yaml::legacy::Form;
 use crate::yaml::tree::Budget;
 
 mod emit;
+pub mod index;
 
 /// The folder of the chart that Helm writes.
 pub const FROZEN: &str = "chart";
+/// The place of a fetched chart's archive among the files of the bundle.
+pub const FETCHED: &str = ".fetched-chart.tgz";
 /// Bytes of an archive's file that are read.
 const LONGEST: u64 = 8 << 20;
 
@@ -46,11 +50,17 @@ pub fn check(bundle: &Bundle, helm: &Helm) -> Result<(), InputError> {
         spec::place_of(file.unwrap_or_default(), &["helm", field], message)
     };
     let mut places = Vec::new();
-    if own_file(&bundle.files, &helm.chart, "Chart.yaml").is_none() {
-        let message =
-            "the bundle has no chart there: expected a folder with Chart.yaml, or a *.tgz";
-        places.push(place("chart", message));
-    }
+    let problem = match &helm.chart {
+        ChartSource::Bundle(_) if is_chart(&bundle.files, helm) => None,
+        ChartSource::Bundle(_) => {
+            Some("the bundle has no chart there: expected a folder with Chart.yaml, or a *.tgz")
+        }
+        ChartSource::Remote(_) if holds(bundle, FETCHED) => {
+            Some("the bundle has a .fetched-chart.tgz, the place of the chart; rename it")
+        }
+        ChartSource::Remote(_) => None,
+    };
+    places.extend(problem.map(|message| place("chart", message)));
     for path in &helm.values {
         if !bundle.files.contains_key(&plain(path)) {
             places.push(place(
@@ -69,6 +79,27 @@ pub fn check(bundle: &Bundle, helm: &Helm) -> Result<(), InputError> {
     }
 }
 
+/// Says whether the bundle has a file of this name, or a folder.
+fn holds(bundle: &Bundle, name: &str) -> bool {
+    let mut paths = bundle.files.keys();
+    paths.any(|path| path.split('/').next() == Some(name))
+}
+
+/// Returns where the chart's folder or archive is among the files.
+#[must_use]
+pub fn path(helm: &Helm) -> String {
+    match &helm.chart {
+        ChartSource::Bundle(path) => plain(path),
+        ChartSource::Remote(_) => FETCHED.to_owned(),
+    }
+}
+
+/// Says whether there is a chart where one has to be.
+#[must_use]
+pub fn is_chart(files: &Files, helm: &Helm) -> bool {
+    own_file(files, &path(helm), "Chart.yaml").is_some()
+}
+
 /// Brings a path into the form of the bundle's paths.
 #[must_use]
 pub fn plain(path: &str) -> String {
@@ -80,7 +111,6 @@ pub fn plain(path: &str) -> String {
 
 /// Reads a file at the root of a chart.
 fn own_file(files: &Files, chart: &str, name: &str) -> Option<Vec<u8>> {
-    let chart = plain(chart);
     let path = if chart.is_empty() {
         name.to_owned()
     } else {
@@ -89,7 +119,7 @@ fn own_file(files: &Files, chart: &str, name: &str) -> Option<Vec<u8>> {
     if let Some(content) = files.get(&path) {
         return Some(content.clone());
     }
-    let packed = files.get(&chart).filter(|_| chart.ends_with(".tgz"))?;
+    let packed = files.get(chart).filter(|_| chart.ends_with(".tgz"))?;
     let mut archive = tar::Archive::new(GzDecoder::new(packed.as_slice()).take(32 * LONGEST));
     for entry in archive.entries().ok()? {
         let entry = entry.ok()?;
@@ -164,7 +194,8 @@ fn reference(image: &ImageRef) -> String {
 #[must_use]
 pub fn frozen(files: &Files, helm: &Helm, objects: &[Object]) -> Files {
     let mut out = Files::new();
-    let about = own_file(files, &helm.chart, "Chart.yaml")
+    let chart = path(helm);
+    let about = own_file(files, &chart, "Chart.yaml")
         .as_deref()
         .and_then(read)
         .unwrap_or_default();
@@ -179,7 +210,7 @@ pub fn frozen(files: &Files, helm: &Helm, objects: &[Object]) -> Files {
         format!("{FROZEN}/Chart.yaml"),
         emit::yaml(&kept).into_bytes(),
     );
-    if let Some(defaults) = own_file(files, &helm.chart, "values.yaml") {
+    if let Some(defaults) = own_file(files, &chart, "values.yaml") {
         out.insert(format!("{FROZEN}/values.yaml"), defaults);
     }
     for path in &helm.values {

@@ -88,6 +88,8 @@ pub struct ClusterGrant {
     pub require_digest: bool,
     /// Which images may be used; unset: any.
     pub images: Option<Vec<Pattern>>,
+    /// Which charts may be fetched, by their addresses. Default none.
+    pub charts: Vec<Pattern>,
     /// Which verbs are granted. Default `apply`.
     pub verbs: BTreeSet<Verb>,
     /// Which sensitive metadata manifests may set. Default none.

@@ -5,6 +5,7 @@
 //! adapter. A timed-out read is [`Class::Upstream`]; a timed-out write is
 //! [`Class::OutcomeUnknown`]. Adapters do not retry: [`crate::backoff`] does.
 
+mod charts;
 mod renderer;
 
 use std::collections::BTreeMap;
@@ -26,6 +27,14 @@ use crate::secret::LeaseId;
 use crate::secret::Secret;
 use crate::secret::VaultPath;
 
+pub use self::charts::ChartAddress;
+pub use self::charts::ChartDigest;
+pub use self::charts::ChartError;
+pub use self::charts::ChartName;
+pub use self::charts::ChartRef;
+pub use self::charts::ChartVersion;
+pub use self::charts::Fetched;
+pub use self::charts::Home;
 pub use self::renderer::Chart;
 pub use self::renderer::Crds;
 pub use self::renderer::Files;

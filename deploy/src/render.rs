@@ -5,6 +5,8 @@
 //! bundle, and the rule of the permit decides about every object of it, hooks and definitions too.
 //! Runs without either pass through.
 
+mod remote;
+
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
@@ -34,6 +36,7 @@ use crate::object::Resource;
 use crate::object::at;
 use crate::plan::cluster_trouble;
 use crate::ports::Chart;
+use crate::ports::ChartError;
 use crate::ports::ClusterError;
 use crate::ports::Files;
 use crate::ports::Lookup;
@@ -55,6 +58,16 @@ const RENDERED: &str = "rendered";
 /// Why there are no objects.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RenderFailure {
+    /// The chart could not be fetched.
+    #[error("fetching chart {chart}")]
+    Fetch {
+        /// Address and version.
+        chart: String,
+        /// The text of the spec that names it.
+        spec: String,
+        /// Why.
+        source: ChartError,
+    },
     /// The program did not do it.
     #[error("rendering {what}")]
     Program {
@@ -88,22 +101,34 @@ pub async fn rendered(
     ports: &Ports,
     patience: &Patience<'_>,
 ) -> Result<Permit, RenderFailure> {
+    if !matches!(permit.request().source, Source::Rendered(_)) {
+        return Ok(permit);
+    }
+    patience.log.start(Stage::Render, "render");
+    let completed = match remote::fetched(permit, ports, patience).await {
+        Ok(permit) => whole(permit, ports, patience).await,
+        Err(failure) => Err(failure),
+    };
+    patience.log.end_stage(Stage::Render);
+    completed
+}
+
+/// Renders what is now complete: every file is there.
+async fn whole(
+    permit: Permit,
+    ports: &Ports,
+    patience: &Patience<'_>,
+) -> Result<Permit, RenderFailure> {
     let Source::Rendered(files) = &permit.request().source else {
         return Ok(permit);
     };
     let spec = &permit.request().spec;
-    patience.log.start(Stage::Render, "render");
     let manifests = match (&spec.kustomize, &spec.helm) {
         (Some(folder), _) => kustomization(files, folder, &permit, ports, patience).await,
         (None, Some(helm)) => templates(files, helm, &permit, ports, patience).await,
         (None, None) => Ok(Manifests::default()),
     };
-    let completed = match manifests {
-        Ok(manifests) => complete(permit, manifests, ports, patience).await,
-        Err(failure) => Err(failure),
-    };
-    patience.log.end_stage(Stage::Render);
-    completed
+    complete(permit, manifests?, ports, patience).await
 }
 
 async fn complete(
@@ -175,7 +200,7 @@ async fn templates(
         presence: presence(helm, permit, ports, patience).await?,
         release: release_of(helm, permit),
         files: files.clone(),
-        chart: chart::plain(&helm.chart),
+        chart: chart::path(helm),
         values: helm.values.iter().map(|path| chart::plain(path)).collect(),
         set: chart::values(helm, &permit.request().spec.images),
         hooks: helm.hooks,

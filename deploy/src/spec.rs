@@ -4,6 +4,7 @@
 //! checked here, all errors at once, and no error quotes the file.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use proto::error::Place;
@@ -16,6 +17,7 @@ use crate::bundle;
 use crate::bundle::InputError;
 use crate::health;
 use crate::image::ImageRef;
+use crate::ports::ChartRef;
 use crate::ports::Crds;
 use crate::ports::Hooks;
 use crate::ports::ReleaseName;
@@ -30,6 +32,7 @@ pub mod conflicts;
 mod fields;
 mod healths;
 mod parse;
+mod remote;
 mod secrets;
 mod variables;
 
@@ -62,8 +65,8 @@ pub struct Spec {
     pub duplicates: Duplicates,
     /// The folder of the bundle with the kustomization to render; unset: none.
     pub kustomize: Option<String>,
-    /// The chart to render and install; unset: none.
-    pub helm: Option<Helm>,
+    /// The chart to render and install; unset: none. Boxed for its size.
+    pub helm: Option<Box<Helm>>,
     /// Images by the name that manifests use.
     pub images: BTreeMap<String, ImageRef>,
     /// How the rollout is judged.
@@ -105,11 +108,11 @@ pub enum Source {
     Template(Template),
 }
 
-/// A Helm chart of the bundle and what it gets.
+/// A Helm chart and what it gets.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Helm {
-    /// The chart's folder, or its archive (`*.tgz`), in the bundle.
-    pub chart: String,
+    /// Where the chart is.
+    pub chart: ChartSource,
     /// The release's name; the app's unless given.
     pub release: ReleaseName,
     /// Values files of the bundle; a later one wins.
@@ -124,6 +127,24 @@ pub struct Helm {
     pub hooks: Hooks,
     /// What happens to definitions in `crds/`. Default: Helm installs them once.
     pub crds: Crds,
+}
+
+/// Where a chart is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ChartSource {
+    /// Its folder, or its archive (`*.tgz`), in the bundle.
+    Bundle(String),
+    /// A registry or repository; the run fetches it, if the rule allows that.
+    Remote(ChartRef),
+}
+
+impl fmt::Display for ChartSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bundle(path) => f.write_str(path),
+            Self::Remote(reference) => reference.fmt(f),
+        }
+    }
 }
 
 /// Where a chart's values want the parts of an image.

@@ -67,6 +67,12 @@ pub enum Code {
     SecretMissing,
     /// Vault did not answer within the run's deadline (424).
     VaultUnavailable,
+    /// The chart that the spec names does not exist, or its server does not give it out (424).
+    ChartMissing,
+    /// What came as the chart is none, is too large, or is another one than was named (424).
+    ChartInvalid,
+    /// The server of the chart did not answer within the run's deadline (424).
+    ChartUnavailable,
     /// The API server did not answer within the run's deadline (424).
     ClusterUnavailable,
     /// Another field manager owns a field (424).
@@ -208,6 +214,9 @@ impl Code {
             | Self::ObjectInvalid => 422,
             Self::SecretMissing
             | Self::VaultUnavailable
+            | Self::ChartMissing
+            | Self::ChartInvalid
+            | Self::ChartUnavailable
             | Self::ClusterUnavailable
             | Self::ApplyConflict
             | Self::RolloutFailed
@@ -250,6 +259,9 @@ impl Code {
             Self::ObjectInvalid => "object_invalid",
             Self::SecretMissing => "secret_missing",
             Self::VaultUnavailable => "vault_unavailable",
+            Self::ChartMissing => "chart_missing",
+            Self::ChartInvalid => "chart_invalid",
+            Self::ChartUnavailable => "chart_unavailable",
             Self::ClusterUnavailable => "cluster_unavailable",
             Self::ApplyConflict => "apply_conflict",
             Self::RolloutFailed => "rollout_failed",
@@ -292,6 +304,9 @@ impl Code {
             Self::ObjectInvalid => "The cluster refuses an object as invalid",
             Self::SecretMissing => "A secret that the spec names does not exist",
             Self::VaultUnavailable => "Vault did not answer in time",
+            Self::ChartMissing => "The chart that the spec names cannot be had",
+            Self::ChartInvalid => "The chart that was fetched is not taken",
+            Self::ChartUnavailable => "The chart's server did not answer in time",
             Self::ClusterUnavailable => "The cluster did not answer in time",
             Self::ApplyConflict => "Another manager owns a field",
             Self::RolloutFailed => "The rollout failed",
@@ -311,6 +326,7 @@ impl Code {
         matches!(
             self,
             Self::VaultUnavailable
+                | Self::ChartUnavailable
                 | Self::ClusterUnavailable
                 | Self::RolloutTimeout
                 | Self::Locked
@@ -332,6 +348,7 @@ mod tests {
             Code::TokenUntrusted,
             Code::StillRunning,
             Code::ApplyConflict,
+            Code::ChartUnavailable,
         ] {
             let json = serde_json::to_string(&code).expect("a code is serializable");
             assert_eq!(json, format!("\"{}\"", code.word()));

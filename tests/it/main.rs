@@ -23,6 +23,7 @@ mod pages;
 mod plans;
 mod reads;
 mod refusals;
+mod remote_charts;
 mod restarts;
 mod rollouts;
 mod samples;

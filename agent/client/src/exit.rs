@@ -93,6 +93,9 @@ impl Exit {
             Code::Superseded | Code::Locked | Code::PlanChanged => Self::Superseded,
             Code::SecretMissing
             | Code::VaultUnavailable
+            | Code::ChartMissing
+            | Code::ChartInvalid
+            | Code::ChartUnavailable
             | Code::ClusterUnavailable
             | Code::ApplyConflict
             | Code::RolloutFailed

@@ -28,6 +28,7 @@ use crate::spec::OnFailure;
 use crate::spec::SecretSpec;
 use crate::spec::Source;
 
+use super::charts;
 use super::scope::Scope;
 use super::scope::Scopes;
 
@@ -68,7 +69,7 @@ impl Refusal {
     }
 }
 
-fn refuse(message: impl Into<String>, hint: impl Into<String>) -> Refusal {
+pub(super) fn refuse(message: impl Into<String>, hint: impl Into<String>) -> Refusal {
     Refusal {
         passed: 0,
         message: message.into(),
@@ -108,6 +109,7 @@ pub(super) fn decide(
         progress.step(granted_verb(grant, verb))?;
     }
     let namespace = progress.step(namespace(grant, request))?;
+    progress.step(charts::fetch(grant, request))?;
     for secret in &request.spec.secrets {
         progress.step(secret_name(grant, secret, &namespace))?;
         for path in vault_paths(secret) {
@@ -267,7 +269,7 @@ fn namespace(grant: &ClusterGrant, request: &Request) -> Result<Namespace, Refus
     })
 }
 
-fn any(patterns: &[Pattern], text: &str) -> bool {
+pub(super) fn any(patterns: &[Pattern], text: &str) -> bool {
     patterns.iter().any(|pattern| pattern.matches(text))
 }
 

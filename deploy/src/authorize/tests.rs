@@ -42,6 +42,7 @@ kinds = ["apps/Deployment", "v1/Service", "v1/ConfigMap", "v1/Secret:flask-*", "
 secrets = ["flask-*"]
 require_digest = true
 images = ["registry.example.com/team/*"]
+charts = ["oci://registry.example.com/team/*", "https://charts.example.com/stable/web"]
 "#;
 
 const CLAIMS: &[(&str, &str)] = &[
@@ -552,5 +553,61 @@ fn objects_that_turn_out_to_be_one_count_once_or_are_refused() {
         denial_for(both)
             .message
             .contains("v1/Secret flask/flask-db")
+    );
+}
+
+#[test]
+fn a_chart_is_fetched_only_from_where_the_rule_says() {
+    let asked = |fields: &str| {
+        let text = format!("version: 1\nname: flask\nhelm: {{version: 1.2.3, {fields}}}\n");
+        let files = BTreeMap::from([("quaymaster.yaml".to_owned(), text.into_bytes())]);
+        let bundle = crate::bundle::Bundle { files };
+        crate::request::read(&bundle, Mode::DryRun).expect(fields)
+    };
+    for granted in [
+        "chart: 'oci://registry.example.com/team/web'",
+        "chart: web, repo: 'https://charts.example.com/stable/'",
+    ] {
+        permit_for(asked(granted));
+    }
+    let rows = [
+        (
+            "chart: 'oci://registry.example.com/other/web'",
+            "oci://registry.example.com/other/web",
+        ),
+        (
+            "chart: 'oci://registry.example.com/team'",
+            "oci://registry.example.com/team",
+        ),
+        (
+            "chart: 'oci://registry.example.com:444/team/web'",
+            "oci://registry.example.com:444/team/web",
+        ),
+        (
+            "chart: 'oci://127.0.0.1:5000/team/web'",
+            "oci://127.0.0.1:5000/team/web",
+        ),
+        (
+            "chart: web2, repo: 'https://charts.example.com/stable'",
+            "https://charts.example.com/stable/web2",
+        ),
+        (
+            "chart: web, repo: 'https://registry.example.com/team'",
+            "https://registry.example.com/team/web",
+        ),
+    ];
+    for (fields, address) in rows {
+        let denial = denial_for(asked(fields));
+        assert!(
+            denial.message.contains(address) && denial.message.contains("`charts`"),
+            "{}",
+            denial.message
+        );
+    }
+    let none = policy(&POLICY.replace("charts = ", "# "));
+    let request = asked("chart: 'oci://registry.example.com/team/web'");
+    assert!(
+        authorize(&none, caller(&[]), request, &[], "d1").is_err(),
+        "the default grants none"
     );
 }

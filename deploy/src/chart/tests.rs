@@ -138,7 +138,7 @@ fn objects_keep_the_names_of_their_templates_and_never_leave_the_chart() {
 
 fn helm() -> Helm {
     Helm {
-        chart: "chart/".to_owned(),
+        chart: ChartSource::Bundle("chart/".to_owned()),
         release: crate::ports::ReleaseName::parse("app").expect("a good name"),
         values: Vec::new(),
         set: BTreeMap::new(),

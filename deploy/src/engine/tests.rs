@@ -27,6 +27,7 @@ use crate::principal::PrincipalKind;
 use crate::request;
 use crate::secret::Secret;
 
+mod remote;
 mod resumed;
 mod same;
 
@@ -44,6 +45,7 @@ namespaces = ["app"]
 kinds = ["v1/ConfigMap", "apps/Deployment", "v1/Secret:app-own"]
 secrets = ["app-*"]
 require_digest = false
+charts = ["oci://registry.example.com/team/*"]
 "#;
 
 const SECRETS: &str = "version: 1\nname: app\nsecrets:\n  - name: app-db\n    keys:\n      user: { vault: database/creds/app, field: username }\n      password: { vault: database/creds/app, field: password }\n      api: { vault: kv/app/api, field: key }\n      url: { template: \"db://{{ user }}:{{ password }}@db\" }\n";

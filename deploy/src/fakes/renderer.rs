@@ -19,7 +19,10 @@ use crate::manifest;
 use crate::object::Gvk;
 use crate::object::ObjectId;
 use crate::ports::Chart;
+use crate::ports::ChartError;
+use crate::ports::ChartRef;
 use crate::ports::Cluster as _;
+use crate::ports::Fetched;
 use crate::ports::Files;
 use crate::ports::Force;
 use crate::ports::Lookup;
@@ -42,6 +45,8 @@ pub struct FakeRenderer {
     faults: Mutex<VecDeque<RenderError>>,
     calls: Mutex<Vec<String>>,
     revisions: Mutex<Vec<Revision>>,
+    charts: Mutex<BTreeMap<String, Fetched>>,
+    chart_faults: Mutex<VecDeque<ChartError>>,
 }
 
 impl FakeRenderer {
@@ -54,6 +59,8 @@ impl FakeRenderer {
             faults: Mutex::default(),
             calls: Mutex::default(),
             revisions: Mutex::default(),
+            charts: Mutex::default(),
+            chart_faults: Mutex::default(),
         }
     }
 
@@ -65,6 +72,16 @@ impl FakeRenderer {
     /// Makes the next call fail.
     pub fn fail(&self, error: RenderError) {
         lock(&self.faults).push_back(error);
+    }
+
+    /// Puts a chart on a server, under its address and version as they are told.
+    pub fn publish(&self, chart: &str, fetched: Fetched) {
+        lock(&self.charts).insert(chart.to_owned(), fetched);
+    }
+
+    /// Makes the next fetch of a chart fail.
+    pub fn fail_fetch(&self, error: ChartError) {
+        lock(&self.chart_faults).push_back(error);
     }
 
     /// Returns the calls so far, such as `upgrade app`.
@@ -150,7 +167,34 @@ impl FakeRenderer {
     }
 }
 
+impl FakeRenderer {
+    fn fetched(&self, chart: &ChartRef) -> Result<Fetched, ChartError> {
+        lock(&self.calls).push(format!("fetch {chart}"));
+        if let Some(error) = lock(&self.chart_faults).pop_front() {
+            return Err(error);
+        }
+        let charts = lock(&self.charts);
+        let found = charts.get(&chart.to_string());
+        let found = found.ok_or_else(|| ChartError::Missing {
+            server: chart.address.origin().to_owned(),
+            what: "chart of this name and version".to_owned(),
+        })?;
+        match &chart.digest {
+            Some(expected) if *expected != found.digest => Err(ChartError::Mismatch {
+                what: "the chart",
+                expected: expected.as_str().to_owned(),
+                came: found.digest.as_str().to_owned(),
+            }),
+            Some(_) | None => Ok(found.clone()),
+        }
+    }
+}
+
 impl Renderer for FakeRenderer {
+    fn fetch<'a>(&'a self, chart: &'a ChartRef) -> BoxFuture<'a, Result<Fetched, ChartError>> {
+        async move { self.fetched(chart) }.boxed()
+    }
+
     fn kustomize<'a>(
         &'a self,
         _files: &'a Files,

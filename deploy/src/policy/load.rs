@@ -301,6 +301,7 @@ fn cluster_grant(place: String, table: &Table, problems: &mut Vec<String>) -> Cl
         secrets: keys.list("secrets", name_pattern).unwrap_or_default(),
         require_digest: keys.flag("require_digest", Flag::Yes) == Flag::Yes,
         images: keys.list("images", image_pattern),
+        charts: keys.list("charts", chart_pattern).unwrap_or_default(),
         verbs: keys
             .list("verbs", verb)
             .map_or_else(|| BTreeSet::from([Verb::Apply]), BTreeSet::from_iter),
@@ -332,6 +333,25 @@ fn image_pattern(text: &str) -> Result<Pattern, String> {
         return Err("has a wildcard in the registry's name; write a `/` before it".to_owned());
     }
     Ok(pattern)
+}
+
+/// A pattern over addresses of charts; a wildcard must not reach into the name of the server.
+fn chart_pattern(text: &str) -> Result<Pattern, String> {
+    let pattern = Pattern::parse(text)?;
+    let schemes = ["oci://", "https://", "http://"];
+    let Some(rest) = schemes.iter().find_map(|scheme| text.strip_prefix(scheme)) else {
+        return Err("is no address of charts; expected oci://.. or https://..".to_owned());
+    };
+    let head = rest.split('*').next().unwrap_or_default();
+    match head.split_once('/') {
+        None | Some(("", _)) => {
+            Err("has no `/` behind the server's name, or a wildcard before it".to_owned())
+        }
+        Some((server, _)) if server.chars().any(|c| c.is_ascii_uppercase() || c == '@') => {
+            Err("can match no address: servers are lower case, without user names".to_owned())
+        }
+        Some(_) => Ok(pattern),
+    }
 }
 
 fn verb(text: &str) -> Result<Verb, String> {

@@ -247,3 +247,39 @@ fn the_sample_that_is_shipped_is_valid() {
     let policy = policy.expect("the sample is valid");
     assert_eq!(policy.rules().len(), 1);
 }
+
+#[test]
+fn charts_are_granted_by_address_and_the_server_is_always_named() {
+    let with = |charts: &str| GOOD.replace("verbs = ", &format!("charts = [{charts}]\nverbs = "));
+    let granted = |text: &str| {
+        let policy = Policy::parse(text).expect("the policy is valid");
+        let clusters = policy
+            .rules()
+            .iter()
+            .flat_map(|rule| rule.clusters.values());
+        clusters.map(|grant| grant.charts.len()).sum::<usize>()
+    };
+    assert_eq!(granted(GOOD), 0, "none unless told otherwise");
+    let good =
+        r#""oci://r.example.com/team/*", "https://c.example.com/*", "http://127.0.0.1:5000/a/web""#;
+    assert_eq!(granted(&with(good)), 3);
+    for bad in [
+        "*",
+        "oci://*",
+        "oci://r.example.com*",
+        "https://*.example.com/web",
+        "https:///web",
+        "r.example.com/team/*",
+        "oci://R.example.com/*",
+        "https://u@c.example.com/*",
+        "file:///charts/*",
+    ] {
+        let found = problems(&with(&format!("{bad:?}")));
+        assert!(
+            found.len() == 1
+                && found[0].contains("charts")
+                && found[0].contains("flask-production"),
+            "{bad}: {found:?}"
+        );
+    }
+}

@@ -12,6 +12,9 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use serde_json::Value;
 
+use super::charts::ChartError;
+use super::charts::ChartRef;
+use super::charts::Fetched;
 use crate::class::Class;
 use crate::principal::Actor;
 
@@ -201,6 +204,11 @@ impl RenderError {
 
 /// kustomize and Helm, for one cluster. `time` is the longest that the program may run.
 pub trait Renderer: Send + Sync {
+    /// Fetches the archive of a chart. Reads only; its own time and size are bounded. Nobody's
+    /// credentials are used. What comes back has the digest that the reference names, if it names
+    /// one; whether it is a chart is not looked at.
+    fn fetch<'a>(&'a self, chart: &'a ChartRef) -> BoxFuture<'a, Result<Fetched, ChartError>>;
+
     /// Builds the kustomization in `folder`. Reads nothing but `files`.
     fn kustomize<'a>(
         &'a self,

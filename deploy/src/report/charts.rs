@@ -7,14 +7,21 @@ use proto::error::Code;
 use proto::error::Problem;
 
 use super::of_cluster;
+use crate::ports::ChartError;
 use crate::ports::RenderError;
 use crate::release::ReleaseError;
 use crate::render::RenderFailure;
+use crate::spec;
 
 /// Tells why there is nothing rendered.
 #[must_use]
 pub fn of_render(failure: &RenderFailure) -> Problem {
     match failure {
+        RenderFailure::Fetch {
+            chart,
+            spec,
+            source,
+        } => of_fetch(chart, spec, source),
         RenderFailure::Program { what, source } => of_program(what, source),
         RenderFailure::Output(error) => {
             let first = error.places.first().map(|place| place.message.as_str());
@@ -32,6 +39,58 @@ pub fn of_render(failure: &RenderFailure) -> Problem {
         }
         RenderFailure::Cluster { what, source } => of_cluster(what, source),
     }
+}
+
+/// Tells why a chart was not fetched, at its place in the spec.
+fn of_fetch(chart: &str, spec: &str, error: &ChartError) -> Problem {
+    let detail = format!("fetching chart {chart}: {error}");
+    let (code, hint, field) = match error {
+        ChartError::Missing { .. } => (
+            Code::ChartMissing,
+            "correct the name or version; `helm show chart` with them shows what the server has",
+            "version",
+        ),
+        ChartError::Denied { .. } => (
+            Code::ChartMissing,
+            "charts are fetched without credentials for now: let the server give it to everybody \
+             (some answer so for a name that does not exist), or put it into the bundle \
+             (`helm pull --untar`)",
+            "chart",
+        ),
+        ChartError::Unavailable { .. } => (
+            Code::ChartUnavailable,
+            "look at the server's health and the way to it from the agent; the run tried until its \
+             deadline",
+            "chart",
+        ),
+        ChartError::TooLarge { .. } => (
+            Code::ChartInvalid,
+            "put the chart into the bundle, or its files out of the chart",
+            "chart",
+        ),
+        ChartError::Mismatch { .. } => (
+            Code::ChartInvalid,
+            "somebody changed what this version is: find out who; never deploy it unseen",
+            "digest",
+        ),
+        ChartError::NotAChart { .. } => (
+            Code::ChartInvalid,
+            "name a chart that `helm package` made and `helm push` or an index published",
+            "chart",
+        ),
+        ChartError::Unfit { .. } => (
+            Code::ChartInvalid,
+            "look at what the server answers; `helm pull` on your machine may be less strict",
+            "chart",
+        ),
+        ChartError::Broken { .. } => (Code::Internal, "tell the operator the run's id", "chart"),
+    };
+    let text = spec.as_bytes();
+    let mut place = spec::place_of(text, &["helm", field], &error.to_string());
+    if place.line.is_none() {
+        place = spec::place_of(text, &["helm", "chart"], &error.to_string());
+    }
+    Problem::new(code, detail).hint(hint).places([place])
 }
 
 fn of_program(what: &str, error: &RenderError) -> Problem {

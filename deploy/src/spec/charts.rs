@@ -17,6 +17,7 @@ use super::fields::Fields;
 use super::fields::Spot;
 use super::parse::path;
 use super::parse::timeout_of;
+use super::remote;
 use crate::image::ImageRef;
 use crate::ports::Crds;
 use crate::ports::Hooks;
@@ -83,6 +84,9 @@ pub(super) fn helm(
 ) -> Option<Helm> {
     const WORDS: &[&str] = &[
         "chart",
+        "repo",
+        "version",
+        "digest",
         "release",
         "values",
         "set",
@@ -93,9 +97,7 @@ pub(super) fn helm(
     ];
     let whole = spot.clone();
     let fields = spot.fields(WORDS, errors)?;
-    let chart = fields
-        .need("chart", errors)
-        .and_then(|spot| chart(&spot, errors));
+    let chart = remote::chart(&fields, errors);
     let release = match fields.take("release") {
         Some(spot) => spot.parsed(errors, ReleaseName::parse),
         None => name.and_then(|name| {
@@ -133,19 +135,6 @@ pub(super) fn helm(
         hooks,
         crds: if skip { Crds::Skip } else { Crds::Install },
     })
-}
-
-fn chart(spot: &Spot<'_>, errors: &mut Errors) -> Option<String> {
-    let text = spot.text(errors)?;
-    if text.contains("://") {
-        errors.at(
-            spot,
-            "charts of a registry or repository are not taken; put the chart into the bundle \
-             (`helm pull --untar`)",
-        );
-        return None;
-    }
-    path(spot, errors)
 }
 
 fn hooks(fields: &Fields<'_>, errors: &mut Errors) -> Hooks {

@@ -122,7 +122,7 @@ fn top(fields: &Fields<'_>, errors: &mut Errors) -> Option<Spec> {
         manifests: manifests.unwrap_or_default(),
         duplicates: duplicates.unwrap_or_default(),
         kustomize,
-        helm,
+        helm: helm.map(Box::new),
         images,
         rollout,
         health: health.unwrap_or_default(),

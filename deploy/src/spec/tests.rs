@@ -197,7 +197,7 @@ fn a_wrong_chart_is_refused_at_its_place() {
             "helm.chart",
         ),
         (
-            "helm: {chart: 'oci://r/c', image: {web: {tag: t}}}",
+            "helm: {chart: 'https://r/c', version: 1.2.3, image: {web: {tag: t}}}",
             "helm.chart",
         ),
         (
@@ -222,6 +222,73 @@ fn a_wrong_chart_is_refused_at_its_place() {
         let text = format!("{CHART}{line}\n");
         let found = wrong(&text);
         assert!(found.contains(&path.to_owned()), "{line}: {found:?}");
+    }
+}
+
+#[test]
+fn charts_of_registries_and_repositories_are_read() {
+    let chart = |fields: &str| {
+        let text = format!("version: 1\nname: a\nhelm: {{{fields}}}\n");
+        let spec = parse(text.as_bytes()).expect(fields);
+        let source = spec.helm.expect("there is a chart").chart;
+        match source {
+            ChartSource::Remote(reference) => (
+                reference.to_string(),
+                reference.digest.map(|digest| digest.as_str().to_owned()),
+            ),
+            ChartSource::Bundle(path) => panic!("{path} is in the bundle"),
+        }
+    };
+    let digest = format!("sha256:{}", "0a".repeat(32));
+    assert_eq!(
+        chart("chart: 'oci://r.example.com/team/web', version: 1.2.3-rc.1"),
+        ("oci://r.example.com/team/web 1.2.3-rc.1".to_owned(), None)
+    );
+    assert_eq!(
+        chart(&format!(
+            "chart: web, repo: 'https://c.example.com/a/', version: v1.2.3, digest: '{digest}'"
+        )),
+        (
+            "https://c.example.com/a/web v1.2.3".to_owned(),
+            Some(digest)
+        )
+    );
+}
+
+#[test]
+fn a_wrong_reference_to_a_chart_is_refused_at_its_place() {
+    let oci = "chart: 'oci://r.example.com/web'";
+    let repo = "chart: web, repo: 'https://c.example.com'";
+    let rows = [
+        (oci.to_owned(), vec!["helm"]),
+        (repo.to_owned(), vec!["helm"]),
+        (format!("{oci}, version: latest"), vec!["helm.version"]),
+        (format!("{oci}, version: 1.2"), vec!["helm.version"]),
+        (format!("{oci}, version: '>=1.2.3'"), vec!["helm.version"]),
+        (
+            format!("{oci}, version: 1.2.3, digest: 'sha256:1'"),
+            vec!["helm.digest"],
+        ),
+        (
+            format!("{oci}, version: 1.2.3, repo: 'https://c.example.com'"),
+            vec!["helm.repo"],
+        ),
+        (
+            "chart: 'oci://r.example.com/web:1.2.3', version: 1.2.3".to_owned(),
+            vec!["helm.chart"],
+        ),
+        (
+            "chart: a/b, repo: 'http://c.example.com', version: x".to_owned(),
+            vec!["helm.chart", "helm.repo", "helm.version"],
+        ),
+        (
+            "chart: c/, version: 1.2.3, digest: 'sha256:1'".to_owned(),
+            vec!["helm.version", "helm.digest"],
+        ),
+    ];
+    for (fields, paths) in rows {
+        let text = format!("version: 1\nname: a\nhelm: {{{fields}}}\n");
+        assert_eq!(wrong(&text), paths, "{fields}");
     }
 }
 
