@@ -3,7 +3,7 @@
 //! `cargo measure start`: start to ready. `cargo measure rest`: memory and processor time at rest, sizes of the
 //! programs. `cargo measure secret`: POST to Secret written. `cargo measure deploy`: memory during a deploy of
 //! 100 objects. `cargo measure mixes`, `far`, `kinds`, `crowd`: deploys of many objects beside raw requests,
-//! kubectl and Helm. `cargo measure kills`: deploys with the agent killed at random
+//! kubectl and Helm. `cargo measure event`, `log`: how soon a verdict comes, how much it says. `cargo measure kills`: deploys with the agent killed at random
 //! moments, every verdict compared with the cluster. Everything is measured on release builds; numbers are printed, never asserted.
 #![expect(clippy::print_stdout, reason = "this program prints measurements")]
 
@@ -11,6 +11,7 @@ mod deploys;
 mod judge;
 mod mix;
 mod peers;
+mod verdicts;
 
 use std::path::Path;
 use std::path::PathBuf;
@@ -62,6 +63,10 @@ enum What {
     Kinds,
     /// 16 deploys at once.
     Crowd,
+    /// From an object becoming ready to the verdict.
+    Event,
+    /// Lines and bytes of the log of a rollout of 50 workloads.
+    Log,
     /// Deploys during which the agent is killed at random moments.
     Kills {
         /// How many.
@@ -95,6 +100,8 @@ async fn main() -> Result<ExitCode> {
         What::Far => deploys::far(&programs).await?,
         What::Kinds => deploys::kinds(&programs).await?,
         What::Crowd => deploys::crowd(&programs).await?,
+        What::Event => verdicts::event(&programs).await?,
+        What::Log => verdicts::log(&programs).await?,
         What::Kills { rounds, seed } => kills(&programs, rounds, seed).await?,
         What::All => {
             start(&programs).await?;
@@ -105,6 +112,8 @@ async fn main() -> Result<ExitCode> {
             deploys::far(&programs).await?;
             deploys::kinds(&programs).await?;
             deploys::crowd(&programs).await?;
+            verdicts::event(&programs).await?;
+            verdicts::log(&programs).await?;
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -68,26 +68,37 @@ impl Raw {
     }
 
     async fn one(&self, document: &Document) -> Result<()> {
+        self.send(&document.path, "apply-patch+yaml", document.yaml.clone())
+            .await
+    }
+
+    /// Sends one patch; `form` is the end of its media type.
+    pub(crate) async fn send(&self, path: &str, form: &str, body: String) -> Result<()> {
+        let words = [
+            ("fieldManager", "raw"),
+            ("force", "true"),
+            ("fieldValidation", "Strict"),
+        ];
+        // Only an apply can be forced.
+        let words = words
+            .iter()
+            .filter(|word| form.starts_with("apply") || word.0 != "force");
         let answer = self
             .client
-            .patch(format!("{}/{}", self.server, document.path))
-            .query(&[
-                ("fieldManager", "raw"),
-                ("force", "true"),
-                ("fieldValidation", "Strict"),
-            ])
-            .header("content-type", "application/apply-patch+yaml")
+            .patch(format!("{}/{path}", self.server))
+            .query(&words.collect::<Vec<_>>())
+            .header("content-type", format!("application/{form}"))
             .header("impersonate-user", "gitlab:ci_job:1")
             .header(
                 "impersonate-group",
                 format!("gitlab:project:{}", self.project),
             )
-            .body(document.yaml.clone())
+            .body(body)
             .send()
             .await?;
         let status = answer.status();
         let text = answer.text().await?;
-        ensure!(status.is_success(), "{status} at {}: {text}", document.path);
+        ensure!(status.is_success(), "{status} at {path}: {text}");
         Ok(())
     }
 
