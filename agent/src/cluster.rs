@@ -140,8 +140,7 @@ impl Kube {
             serde_json::from_slice(&answer.body).map_err(|_quotes| error::garbled(&doing))?;
         let verdict = access::verdict(&review, actor, access);
         if verdict.is_err() && self.wire.doubts_denials().await {
-            let reason = "it has just come back and may not have loaded its roles".to_owned();
-            return Err(error::fault(Fault::NotSent { reason }, &doing));
+            return Err(error::fault(Fault::young(), &doing));
         }
         Ok(verdict)
     }

@@ -77,6 +77,15 @@ pub(super) enum Fault {
     },
 }
 
+impl Fault {
+    /// A denial that is doubted: it had no effect, and may be another answer soon.
+    pub(super) fn young() -> Self {
+        Self::NotSent {
+            reason: "it has just come back and may not have loaded its roles".to_owned(),
+        }
+    }
+}
+
 /// How much of a body is kept.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Keep {
@@ -119,9 +128,7 @@ impl Wire {
             Ok(answer) if answer.status >= 500 => self.note_trouble(),
             // Nothing that is denied has an effect.
             Ok(answer) if answer.status == 403 && self.doubts_denials().await => {
-                return Err(Fault::NotSent {
-                    reason: "it has just come back and may not have loaded its roles".to_owned(),
-                });
+                return Err(Fault::young());
             }
             Ok(_) | Err(Fault::Unbuildable { .. }) => {}
         }
