@@ -77,12 +77,7 @@ async fn world(programs: &Programs) -> Result<World> {
         .policy()
         .replace("kinds = [", &format!("kinds = [\"{GROUP}/Gauge\", "));
     fs::write(world.policy_path(), policy)?;
-    let group = format!("gitlab:project:{}", world.project);
-    let api = "rbac.authorization.k8s.io";
-    let binding = json!({ "apiVersion": format!("{api}/v1"), "kind": "ClusterRoleBinding",
-        "metadata": { "name": world.namespace },
-        "roleRef": { "apiGroup": api, "kind": "ClusterRole", "name": "cluster-admin" },
-        "subjects": [{ "apiGroup": api, "kind": "Group", "name": group }] });
+    world.grant_all().await?;
     let any = json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
     let definition = json!({ "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
         "metadata": { "name": format!("gauges.{GROUP}") },
@@ -91,9 +86,7 @@ async fn world(programs: &Programs) -> Result<World> {
             "versions": [{ "name": "v1", "served": true, "storage": true,
                 "subresources": { "status": {} },
                 "schema": { "openAPIV3Schema": any } }] } });
-    for object in [&binding, &definition] {
-        world.stand.cluster().apply(object).await?;
-    }
+    world.stand.cluster().apply(&definition).await?;
     until("the kind", Duration::from_secs(20), async || {
         world.kubectl(&["get", "gauges"]).await.map(drop).into()
     })

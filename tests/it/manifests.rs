@@ -12,7 +12,6 @@ use anyhow::Context as _;
 use anyhow::Result;
 use anyhow::ensure;
 use serde_json::Value;
-use serde_json::json;
 use tempfile::TempDir;
 use tests::submission::Finished;
 use tests::world::World;
@@ -111,12 +110,7 @@ async fn world() -> Result<World> {
             &format!("namespaces = [\"{ns}\", \"{ns}-*\"]"),
         );
     fs::write(world.policy_path(), policy)?;
-    let group = format!("gitlab:project:{}", world.project);
-    let binding = json!({ "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
-        "metadata": { "name": ns },
-        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin" },
-        "subjects": [{ "apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": group }] });
-    world.stand.cluster().apply(&binding).await?;
+    world.grant_all().await?;
     world.start_agent().await?;
     Ok(world)
 }

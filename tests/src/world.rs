@@ -139,6 +139,20 @@ impl World {
         Ok(other)
     }
 
+    /// Lets the world's jobs do everything in the cluster, for kinds and objects of the whole cluster.
+    ///
+    /// # Errors
+    /// When the cluster refuses.
+    pub async fn grant_all(&self) -> Result<()> {
+        let api = "rbac.authorization.k8s.io";
+        let group = format!("gitlab:project:{}", self.project);
+        let binding = serde_json::json!({ "apiVersion": format!("{api}/v1"), "kind": "ClusterRoleBinding",
+            "metadata": { "name": self.namespace },
+            "roleRef": { "apiGroup": api, "kind": "ClusterRole", "name": "cluster-admin" },
+            "subjects": [{ "apiGroup": api, "kind": "Group", "name": group }] });
+        self.stand.cluster().apply(&binding).await
+    }
+
     /// Returns the text of the policy that a world starts with.
     #[must_use]
     pub fn policy(&self) -> String {
