@@ -218,7 +218,8 @@ pub(super) async fn put_back(
     }
 }
 
-fn told(mut verdict: Verdict, status: Status, more: &str) -> Verdict {
+/// Adds the end of a rollback to the verdict that asked for it.
+pub(super) fn told(mut verdict: Verdict, status: Status, more: &str) -> Verdict {
     verdict.status = status;
     verdict.message = verdict.message.replace(KEPT, "");
     verdict.message.push_str(more);

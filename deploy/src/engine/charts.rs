@@ -4,13 +4,12 @@
 //! Called by [`super`]. A run without a chart passes through unchanged.
 
 use proto::error::Code;
-use proto::error::Problem;
 use proto::event::Stage;
 use proto::report::Status;
 use tokio::time::Instant;
 
 use super::Tools;
-use super::course::KEPT;
+use super::back::told;
 use crate::apply::ApplyError;
 use crate::apply::ApplyFailure;
 use crate::backoff::Patience;
@@ -136,7 +135,8 @@ async fn roll_back(
         }
         Err(error) => {
             let problem = report::charts::of_release(&error);
-            return ended(failed, Status::RollbackFailed, &problem.detail);
+            let what = format!("; {}", problem.detail);
+            return told(failed, Status::RollbackFailed, &what);
         }
     };
     tools.log.info(format!(
@@ -160,37 +160,21 @@ async fn roll_back(
     tools.log.end_stage(Stage::Watch);
     match outcome {
         Outcome::Ready { .. } => {
-            let what = format!("revision {revision} is put back and ready");
+            let what = format!("; revision {revision} is put back and ready");
             // So that the next rollback knows it too.
             back::mark_ready(permit, helm, tools.ports, &patience).await;
-            ended(failed, Status::RolledBack, &what)
+            told(failed, Status::RolledBack, &what)
         }
         Outcome::Failed { causes } | Outcome::TimedOut { causes } => {
             let why = causes
                 .first()
                 .map_or("it is not ready", |cause| &cause.message);
-            let what = format!("revision {revision} is put back, but {why}");
-            ended(failed, Status::RollbackFailed, &what)
+            let what = format!("; revision {revision} is put back, but {why}");
+            told(failed, Status::RollbackFailed, &what)
         }
         Outcome::Stopped => {
-            let what = format!("revision {revision} is put back, but was not watched to the end");
-            ended(failed, Status::RollbackFailed, &what)
+            let what = format!("; revision {revision} is put back, but was not watched to the end");
+            told(failed, Status::RollbackFailed, &what)
         }
-    }
-}
-
-/// Adds the end of a rollback to the verdict that asked for it.
-fn ended(failed: Verdict, status: Status, what: &str) -> Verdict {
-    let message = failed.message.replace(KEPT, "");
-    let message = format!("{message}; {what}");
-    let problem = failed.problem.map(|problem| Problem {
-        detail: message.clone(),
-        ..problem
-    });
-    Verdict {
-        status,
-        message,
-        problem,
-        ..failed
     }
 }
