@@ -10,7 +10,7 @@ use std::path::Path;
 use std::path::PathBuf;
 
 /// Lines of production code that a file may have; the part below `#[cfg(test)]` does not count.
-const MAX_LINES: usize = 620;
+const MAX_LINES: usize = 500;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
