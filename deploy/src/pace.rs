@@ -41,6 +41,7 @@ use crate::ports::Scope;
 use crate::ports::SecretView;
 use crate::ports::Write;
 use crate::principal::Actor;
+use crate::secret::Secret;
 
 /// A cluster whose requests keep the pace that its server can take.
 pub struct Paced {
@@ -183,6 +184,14 @@ impl Cluster for Paced {
         id: &'a ObjectId,
     ) -> BoxFuture<'a, Result<Option<SecretView>, ClusterError>> {
         self.paced(&id.gvk, self.cluster.secret(actor, id))
+    }
+
+    fn values<'a>(
+        &'a self,
+        actor: &'a Actor,
+        id: &'a ObjectId,
+    ) -> BoxFuture<'a, Result<Option<BTreeMap<String, Secret>>, ClusterError>> {
+        self.paced(&id.gvk, self.cluster.values(actor, id))
     }
 
     fn secrets<'a>(

@@ -16,6 +16,7 @@ use futures::future::BoxFuture;
 use serde_json::Value;
 
 use crate::object::AppliedObject;
+use crate::secret::Accessor;
 use crate::secret::LeaseId;
 
 pub use self::charts::ChartAddress;
@@ -50,13 +51,19 @@ pub use self::renderer::Release;
 pub use self::renderer::ReleaseName;
 pub use self::renderer::RenderError;
 pub use self::renderer::Renderer;
+pub use self::secrets::Allowance;
+pub use self::secrets::Child;
 pub use self::secrets::Engine;
 pub use self::secrets::Login;
 pub use self::secrets::Mount;
+pub use self::secrets::Newest;
+pub use self::secrets::OwnToken;
+pub use self::secrets::Parameters;
 pub use self::secrets::SecretData;
 pub use self::secrets::Secrets;
 pub use self::secrets::SecretsError;
 pub use self::secrets::Session;
+pub use self::secrets::Standing;
 
 /// Wall time. Waiting is tokio's timer, which tests pause.
 pub trait Clock: Send + Sync {
@@ -71,6 +78,19 @@ pub enum Entry {
     LeaseIssued {
         /// The lease.
         lease: LeaseId,
+    },
+    /// A token is there that a credential of this run is about to be issued under. Until it is in a
+    /// written Secret, it has to be ended.
+    TokenMade {
+        /// Ends it.
+        accessor: Accessor,
+        /// The Secret that the credential is for.
+        secret: String,
+    },
+    /// Such a token was ended.
+    TokenEnded {
+        /// The token.
+        accessor: Accessor,
     },
     /// The run has a plan and is about to take its lock: what [`crate::resume`] needs, without any
     /// secret value. A later one replaces it.

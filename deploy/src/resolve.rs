@@ -19,6 +19,7 @@ use crate::ports::Engine;
 use crate::ports::JournalError;
 use crate::ports::Login;
 use crate::ports::Mount;
+use crate::ports::Parameters;
 use crate::ports::Ports;
 use crate::ports::SecretData;
 use crate::ports::SecretsError;
@@ -343,6 +344,7 @@ impl Draft {
                 path,
                 field,
                 version,
+                ..
             } => self
                 .read
                 .get(&(path.as_str().to_owned(), *version))
@@ -360,6 +362,7 @@ impl Draft {
                 path,
                 field,
                 version,
+                ..
             } => {
                 let read = self
                     .read
@@ -399,6 +402,7 @@ struct Used<'a> {
     path: &'a VaultPath,
     field: &'a str,
     version: Option<u64>,
+    parameters: &'a Parameters,
 }
 
 fn fields(specs: &[SecretSpec]) -> impl Iterator<Item = Used<'_>> {
@@ -408,12 +412,14 @@ fn fields(specs: &[SecretSpec]) -> impl Iterator<Item = Used<'_>> {
                 path,
                 field,
                 version,
+                parameters,
             } => Some(Used {
                 secret: &spec.name,
                 key,
                 path,
                 field,
                 version: *version,
+                parameters,
             }),
             Source::Template(_) => None,
         })

@@ -174,6 +174,10 @@ impl fmt::Display for VaultPath {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct LeaseId(pub String);
 
+/// The accessor of a Vault token: ends and extends it and reads nothing. Kept out of job output.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Accessor(pub String);
+
 /// A lease on a dynamic credential.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {

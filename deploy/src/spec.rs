@@ -20,6 +20,7 @@ use crate::image::ImageRef;
 use crate::ports::ChartRef;
 use crate::ports::Crds;
 use crate::ports::Hooks;
+use crate::ports::Parameters;
 use crate::ports::ReleaseName;
 use crate::secret::VaultPath;
 use crate::template::Template;
@@ -103,6 +104,8 @@ pub enum Source {
         field: String,
         /// KV v2: this version instead of the latest.
         version: Option<u64>,
+        /// Engines that issue by a write: what the request says, such as `common_name`.
+        parameters: Parameters,
     },
     /// A text over other keys of the same Secret.
     Template(Template),

@@ -126,6 +126,7 @@ fn secret(name: &str, path: &str) -> SecretSpec {
         path,
         field: "password".to_owned(),
         version: None,
+        parameters: crate::ports::Parameters::new(),
     };
     SecretSpec {
         name: name.to_owned(),

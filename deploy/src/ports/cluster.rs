@@ -199,7 +199,8 @@ impl ClusterError {
 /// What a watch delivers.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Observation {
-    /// An object is there, in this state (`managedFields` removed; Secrets never come here).
+    /// An object is there, in this state (`managedFields` removed; of a Secret there is only its
+    /// metadata, with `managedFields`).
     Present(Value),
     /// An object is gone.
     Gone(ObjectId),
@@ -276,6 +277,13 @@ pub trait Cluster: Send + Sync {
         actor: &'a Actor,
         id: &'a ObjectId,
     ) -> BoxFuture<'a, Result<Option<SecretView>, ClusterError>>;
+
+    /// Reads the values of a Secret, to put the same ones into it again; unset where there is none.
+    fn values<'a>(
+        &'a self,
+        actor: &'a Actor,
+        id: &'a ObjectId,
+    ) -> BoxFuture<'a, Result<Option<BTreeMap<String, Secret>>, ClusterError>>;
 
     /// Reads all Secrets of a namespace by name.
     fn secrets<'a>(

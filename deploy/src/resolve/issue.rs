@@ -103,7 +103,11 @@ impl Draft {
     ) -> Result<SecretData, ResolveError> {
         let fresh = patience
             .retry(
-                || ports.secrets.issue(&self.session, used.path),
+                || {
+                    ports
+                        .secrets
+                        .issue(&self.session, used.path, used.parameters)
+                },
                 trouble(used.path.as_str()),
             )
             .await

@@ -14,6 +14,7 @@ use super::Source;
 use super::fields::Errors;
 use super::fields::Fields;
 use super::fields::Spot;
+use crate::ports::Parameters;
 use crate::secret::VaultPath;
 use crate::template::Template;
 use crate::yaml::shown;
@@ -135,6 +136,7 @@ fn keys_of(spot: &Spot<'_>, kind: Option<&str>, errors: &mut Errors) -> BTreeMap
         keys.insert((*name).to_owned(), source);
     }
     templates(&entries, &keys, &names, errors);
+    one_request_a_path(&entries, &keys, errors);
     if let Some(shape) = kind.and_then(shape) {
         check_shape(spot, shape, &entries, &used, errors);
     }
@@ -151,10 +153,10 @@ fn is_key(name: &str) -> bool {
 }
 
 fn source(spot: &Spot<'_>, errors: &mut Errors) -> Option<Source> {
-    let known = &["vault", "field", "version", "template"];
+    let known = &["vault", "field", "version", "params", "template"];
     let fields = spot.clone().fields(known, errors)?;
     if let Some(template) = fields.take("template") {
-        for other in ["vault", "field", "version"] {
+        for other in ["vault", "field", "version", "params"] {
             if let Some(other) = fields.take(other) {
                 errors.at(&other, "a key has a template or a Vault field, not both");
             }
@@ -183,11 +185,54 @@ fn source(spot: &Spot<'_>, errors: &mut Errors) -> Option<Source> {
             None => None,
         },
     };
+    let parameters = fields.take("params");
+    if let (Some(spot), Some(_)) = (&parameters, version) {
+        errors.at(spot, "a KV secret that has versions takes no params");
+    }
+    let parameters = parameters.map(|spot| parameters_of(&spot, errors));
     Some(Source::Field {
         path: path?,
         field: field?,
         version,
+        parameters: parameters.unwrap_or_default(),
     })
+}
+
+/// Reads what a request to issue says: names and texts (numbers and booleans are written as texts).
+fn parameters_of(spot: &Spot<'_>, errors: &mut Errors) -> Parameters {
+    let mut parameters = Parameters::new();
+    for (name, value) in spot.map(errors) {
+        if let Some(text) = value.text(errors) {
+            parameters.insert(name.to_owned(), text.to_owned());
+        }
+    }
+    if parameters.is_empty() {
+        errors.at(spot, "names no parameter; leave it out");
+    }
+    parameters
+}
+
+/// Checks that keys of one path ask for it with the same parameters: they get one credential.
+fn one_request_a_path(
+    entries: &[(&str, Spot<'_>)],
+    keys: &BTreeMap<String, Source>,
+    errors: &mut Errors,
+) {
+    let mut asked: BTreeMap<&str, &Parameters> = BTreeMap::new();
+    for (name, spot) in entries {
+        let Some(Source::Field {
+            path, parameters, ..
+        }) = keys.get(*name)
+        else {
+            continue;
+        };
+        if *asked.entry(path.as_str()).or_insert(parameters) != parameters {
+            errors.at(
+                spot,
+                "another key of this Secret asks for the same path with other params",
+            );
+        }
+    }
 }
 
 /// Checks that templates use only keys of this Secret that come from Vault: so there are no cycles.

@@ -59,6 +59,7 @@ fn a_complete_spec_is_read() {
             path: VaultPath::parse("kv/flask").expect("valid"),
             field: "api_key".to_owned(),
             version: Some(7),
+            parameters: Parameters::new(),
         }
     );
 }

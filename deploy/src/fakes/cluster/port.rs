@@ -21,6 +21,7 @@ use crate::ports::Scope;
 use crate::ports::SecretView;
 use crate::ports::Write;
 use crate::principal::Actor;
+use crate::secret::Secret;
 use futures::FutureExt as _;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
@@ -91,6 +92,24 @@ impl Cluster for FakeCluster {
         id: &'a ObjectId,
     ) -> BoxFuture<'a, Result<Option<SecretView>, ClusterError>> {
         async { Ok(self.view(&lock(&self.inner), id)) }.boxed()
+    }
+
+    fn values<'a>(
+        &'a self,
+        _: &'a Actor,
+        id: &'a ObjectId,
+    ) -> BoxFuture<'a, Result<Option<BTreeMap<String, Secret>>, ClusterError>> {
+        async move {
+            let inner = lock(&self.inner);
+            let data = inner.secrets.get(id);
+            Ok(data.map(|data| {
+                let values = data.iter();
+                values
+                    .map(|(key, value)| (key.clone(), Secret::new(value.clone())))
+                    .collect()
+            }))
+        }
+        .boxed()
     }
 
     fn secrets<'a>(

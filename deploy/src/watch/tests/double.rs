@@ -11,6 +11,7 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use serde_json::Value;
 
+use crate::fakes::FakeVault;
 use crate::object::AppliedObject;
 use crate::object::Gvk;
 use crate::object::ObjectId;
@@ -25,21 +26,14 @@ use crate::ports::Force;
 use crate::ports::Journal;
 use crate::ports::JournalError;
 use crate::ports::LogRequest;
-use crate::ports::Login;
-use crate::ports::Mount;
 use crate::ports::Observation;
 use crate::ports::Payload;
 use crate::ports::Ports;
 use crate::ports::Scope;
-use crate::ports::SecretData;
 use crate::ports::SecretView;
-use crate::ports::Secrets;
-use crate::ports::SecretsError;
-use crate::ports::Session;
 use crate::ports::Write;
 use crate::principal::Actor;
-use crate::secret::LeaseId;
-use crate::secret::VaultPath;
+use crate::secret::Secret;
 
 /// One thing that the cluster shows, so many milliseconds after the watch began.
 pub(super) type Line = (u64, Observation);
@@ -76,7 +70,7 @@ impl Script {
 
 pub(super) fn ports(script: Arc<Script>) -> Ports {
     Ports {
-        secrets: Arc::new(Nothing),
+        secrets: Arc::new(FakeVault::default()),
         renderer: crate::fakes::Fakes::default().renderer,
         cluster: script,
         clock: Arc::new(Nothing),
@@ -124,6 +118,14 @@ impl Cluster for Script {
         _: &'a Actor,
         _: &'a ObjectId,
     ) -> BoxFuture<'a, Result<Option<SecretView>, ClusterError>> {
+        unused()
+    }
+
+    fn values<'a>(
+        &'a self,
+        _: &'a Actor,
+        _: &'a ObjectId,
+    ) -> BoxFuture<'a, Result<Option<BTreeMap<String, Secret>>, ClusterError>> {
         unused()
     }
 
@@ -221,55 +223,6 @@ impl Cluster for Script {
 
 /// Ports that a watch does not use.
 struct Nothing;
-
-fn no_vault<T: Send + 'static>() -> BoxFuture<'static, Result<T, SecretsError>> {
-    let reason = "a watch does not ask this".to_owned();
-    futures::future::ready(Err(SecretsError::Unexpected { reason })).boxed()
-}
-
-impl Secrets for Nothing {
-    fn login<'a>(&'a self, _: &'a Login) -> BoxFuture<'a, Result<Session, SecretsError>> {
-        no_vault()
-    }
-
-    fn engine<'a>(
-        &'a self,
-        _: &'a Session,
-        _: &'a VaultPath,
-    ) -> BoxFuture<'a, Result<Mount, SecretsError>> {
-        no_vault()
-    }
-
-    fn read<'a>(
-        &'a self,
-        _: &'a Session,
-        _: &'a Mount,
-        _: &'a VaultPath,
-        _: Option<u64>,
-    ) -> BoxFuture<'a, Result<SecretData, SecretsError>> {
-        no_vault()
-    }
-
-    fn issue<'a>(
-        &'a self,
-        _: &'a Session,
-        _: &'a VaultPath,
-    ) -> BoxFuture<'a, Result<SecretData, SecretsError>> {
-        no_vault()
-    }
-
-    fn revoke<'a>(
-        &'a self,
-        _: &'a Session,
-        _: &'a LeaseId,
-    ) -> BoxFuture<'a, Result<(), SecretsError>> {
-        no_vault()
-    }
-
-    fn logout(&self, _: Session) -> BoxFuture<'_, Result<(), SecretsError>> {
-        no_vault()
-    }
-}
 
 impl Clock for Nothing {
     fn now(&self) -> jiff::Timestamp {
