@@ -16,6 +16,7 @@ use proto::report::Action;
 
 use self::write::Writer;
 use crate::backoff::Patience;
+use crate::managed;
 use crate::object::AppliedObject;
 use crate::object::ObjectId;
 use crate::plan::Content;
@@ -29,8 +30,8 @@ use crate::ports::JournalError;
 use crate::ports::Ports;
 use crate::release;
 use crate::release::ReleaseError;
+use crate::resolve::ResolvedSecret;
 use crate::resolve::ResolvedSecrets;
-use crate::secret::Secret;
 
 /// All objects of a run as the cluster has them now: the proof that everything was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,10 +105,10 @@ pub async fn apply(
         error,
         written: written.iter().map(|object| object.id.clone()).collect(),
     };
-    let data: BTreeMap<&str, &BTreeMap<String, Secret>> = secrets
+    let data: BTreeMap<&str, &ResolvedSecret> = secrets
         .secrets
         .iter()
-        .map(|secret| (secret.name.as_str(), &secret.data))
+        .map(|secret| (secret.name.as_str(), secret))
         .collect();
     let mut objects: Vec<AppliedObject> = Vec::with_capacity(plan.steps().len());
     for wave in Wave::ALL {
@@ -178,10 +179,23 @@ pub async fn namespace(
     })
 }
 
+/// Puts the record that belongs to the values onto a Secret that is kept fresh.
+fn recorded(content: &Content, resolved: &ResolvedSecret) -> Option<Content> {
+    let (Content::Secret { body, index }, Some(record)) = (content, &resolved.record) else {
+        return None;
+    };
+    let mut body = body.clone();
+    managed::write_on(&mut body, record.to_text());
+    Some(Content::Secret {
+        body,
+        index: *index,
+    })
+}
+
 async fn step_one(
     plan: &Plan,
     step: &Step,
-    data: &BTreeMap<&str, &BTreeMap<String, Secret>>,
+    data: &BTreeMap<&str, &ResolvedSecret>,
     ports: &Ports,
     patience: &Patience<'_>,
 ) -> (ObjectId, Result<AppliedObject, ApplyError>) {
@@ -190,14 +204,16 @@ async fn step_one(
         patience.log.object(id.to_string(), "same", "");
         return (id, Ok(checked.clone()));
     }
-    let data = match &step.content {
+    let resolved = match &step.content {
         Content::Secret { .. } => data.get(id.name.as_str()).copied(),
         Content::Object(_) => None,
     };
+    let recorded = resolved.and_then(|resolved| recorded(&step.content, resolved));
     let writer = Writer {
         plan,
         step,
-        data,
+        content: recorded.as_ref().unwrap_or(&step.content),
+        data: resolved.map(|resolved| &resolved.data),
         ports,
         patience,
     };

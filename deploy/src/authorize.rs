@@ -15,6 +15,7 @@ mod scope;
 
 use proto::ids::ClusterName;
 use proto::ids::Namespace;
+use proto::report::Mode;
 use proto::report::NearMiss;
 
 use crate::binding::Binding;
@@ -225,7 +226,10 @@ pub fn authorize(
     served: &[Resource],
     decision: &str,
 ) -> Result<Permit, Denial> {
-    let (actor, rules) = admitted(policy, &principal, decision)?;
+    let (actor, rules) = match request.mode {
+        Mode::Deploy | Mode::DryRun | Mode::Rollback => admitted(policy, &principal, decision)?,
+        Mode::Rotation => kept_fresh(policy, &principal, decision)?,
+    };
     let scopes = scope::Scopes::of(&request.objects, served);
     let mut best: Option<Refusal> = None;
     for rule in rules {
@@ -306,6 +310,34 @@ fn admitted<'p>(
             "the token names no job, so the cluster could not be told who acts",
             "send the job's id_token, or let the Vault role's claim_mappings copy job_id and \
              project_id into the token's metadata",
+        ));
+    };
+    Ok((actor, rules))
+}
+
+/// As [`admitted`], for what outlives its job: the cluster sees the project instead of a job.
+fn kept_fresh<'p>(
+    policy: &'p Policy,
+    owner: &Principal,
+    decision: &str,
+) -> Result<(Actor, Vec<&'p Rule>), Denial> {
+    let denial = |message: &str, hint: &str| Denial {
+        decision: decision.to_owned(),
+        message: message.to_owned(),
+        hint: hint.to_owned(),
+        nearest: nearest(policy, owner),
+    };
+    let rules = rules_for(policy, owner);
+    if rules.is_empty() {
+        return Err(denial(
+            "no rule of the operator's policy matches the owner of these Secrets any more",
+            "deploy them again, or ask the operator to extend the rule, naming the decision id",
+        ));
+    }
+    let Some(actor) = Actor::of_project(owner) else {
+        return Err(denial(
+            "the owner of these Secrets names no project",
+            "deploy them again with an id_token",
         ));
     };
     Ok((actor, rules))

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::class::Class;
 use crate::log::RunLog;
+use crate::ports::ClusterError;
 
 /// The first wait.
 const FIRST: Duration = Duration::from_millis(500);
@@ -121,6 +122,30 @@ impl Patience<'_> {
                 .warn(format!("{reason}; waiting and trying again, {left} s left"));
             *said = Some((reason.to_owned(), now));
         }
+    }
+}
+
+/// Tells the retry policy about a cluster error.
+pub(crate) fn cluster_trouble(error: &ClusterError) -> Trouble {
+    let retry_after_seconds = match error {
+        ClusterError::Unavailable {
+            retry_after_seconds,
+            ..
+        } => *retry_after_seconds,
+        ClusterError::Forbidden { .. }
+        | ClusterError::Invalid { .. }
+        | ClusterError::UnknownKind { .. }
+        | ClusterError::Missing { .. }
+        | ClusterError::Conflict { .. }
+        | ClusterError::Exists { .. }
+        | ClusterError::Raced { .. }
+        | ClusterError::Unanswered { .. }
+        | ClusterError::Unexpected { .. } => None,
+    };
+    Trouble {
+        class: error.class(),
+        retry_after_seconds,
+        reason: error.to_string(),
     }
 }
 

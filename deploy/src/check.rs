@@ -40,6 +40,7 @@ use crate::ports::Ports;
 use crate::principal::Actor;
 use crate::resolve::Draft;
 use crate::secret::Secret;
+use crate::spec::SecretSpec;
 use crate::terms::Terms;
 
 /// Why the run cannot go on.
@@ -166,7 +167,7 @@ pub async fn dry_run(
             continue; // Proved by the plan, or made anew by Helm.
         }
         let data = match &step.content {
-            Content::Secret { index, .. } => Some(stand_ins(&spec.secrets[*index].keys, draft)),
+            Content::Secret { index, .. } => Some(stand_ins(&spec.secrets[*index], draft)),
             Content::Object(_) => None,
         };
         let case = Case {
@@ -224,14 +225,12 @@ fn made_anew(plan: &Plan, observed: &BTreeMap<ObjectId, Live>) -> Vec<usize> {
 }
 
 /// The values of a Secret for a dry run: what is known, and a stand-in for what is issued later.
-fn stand_ins(
-    keys: &BTreeMap<String, crate::spec::Source>,
-    draft: Option<&Draft>,
-) -> BTreeMap<String, Secret> {
-    keys.iter()
+fn stand_ins(spec: &SecretSpec, draft: Option<&Draft>) -> BTreeMap<String, Secret> {
+    spec.keys
+        .iter()
         .map(|(key, source)| {
             let known = draft
-                .and_then(|draft| draft.known(source))
+                .and_then(|draft| draft.known(&spec.name, key, source))
                 .map(Secret::duplicate);
             // Valid for every Secret type, JSON ones too.
             (

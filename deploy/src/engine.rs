@@ -11,6 +11,7 @@ mod book;
 mod charts;
 mod course;
 mod resumed;
+mod rotation;
 mod told;
 mod values;
 
@@ -53,16 +54,20 @@ use crate::ports::Login;
 use crate::ports::Ports;
 use crate::prune;
 use crate::prune::Leftover;
+use crate::register::Home;
 use crate::release;
 use crate::render;
 use crate::report;
 use crate::report::Verdict;
 use crate::resolve::Draft;
+use crate::resolve::Scope;
 use crate::resume::Brief;
 use crate::saved;
 use crate::secret::FingerprintKey;
 
 pub use self::resumed::resume;
+pub use self::rotation::Order;
+pub use self::rotation::rotate;
 
 /// What one run gets besides its permit.
 pub struct Tools<'a> {
@@ -78,6 +83,8 @@ pub struct Tools<'a> {
     pub stop: CancellationToken,
     /// The name of this agent, for those who find the app locked.
     pub agent: &'a str,
+    /// Where the agents note which Secrets they keep fresh; unset where this one keeps none.
+    pub home: Option<&'a Home>,
 }
 
 /// What is told about a run beside its verdict.
@@ -113,7 +120,7 @@ pub async fn run(permit: Permit, login: Option<Login>, tools: Tools<'_>) -> Repo
     };
     let planned: &[_] = match report.mode {
         Mode::DryRun => &told.steps,
-        Mode::Deploy | Mode::Rollback => &[],
+        Mode::Deploy | Mode::Rollback | Mode::Rotation => &[],
     };
     told::tell(&verdict, planned, tools.log);
     let report = told::finish(report, verdict, told, &tools);
@@ -160,14 +167,19 @@ async fn alone(
     loop {
         let seen = match mode {
             Mode::DryRun => None,
-            Mode::Deploy | Mode::Rollback => {
+            Mode::Deploy | Mode::Rollback | Mode::Rotation => {
                 let seen = gate.look(patience).await;
                 Some(seen.map_err(|error| report::of_lock(&error))?)
             }
         };
         let past = book::open(&permit, app, tools, patience).await?;
         let leftovers = leftovers(&permit, app, &past, &wanted, tools, patience).await?;
-        let draft = values::draft(&permit, login.as_ref(), tools, patience).await?;
+        let scope = match mode {
+            Mode::DryRun => Scope::Believe,
+            Mode::Deploy | Mode::Rollback | Mode::Rotation => Scope::Alive,
+        };
+        let draft = values::draft(&permit, login.as_ref(), scope, tools, patience).await?;
+        values::mark_records(&mut wanted, &permit, draft.as_ref(), tools);
         let set = app.place(tools.ports).set_id();
         let planned = make_plan(permit, wanted, draft.as_ref(), &set, tools, patience).await;
         let kept = match planned {

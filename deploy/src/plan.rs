@@ -20,7 +20,7 @@ use serde_json::json;
 
 use crate::authorize::Permit;
 use crate::backoff::Patience;
-use crate::backoff::Trouble;
+pub(crate) use crate::backoff::cluster_trouble;
 use crate::object::AppliedObject;
 use crate::object::Gvk;
 use crate::object::ObjectId;
@@ -346,30 +346,6 @@ pub async fn observe(
         patience,
     };
     reader.all(wanted).await
-}
-
-/// Tells the retry policy about a cluster error.
-pub(crate) fn cluster_trouble(error: &ClusterError) -> Trouble {
-    let retry_after_seconds = match error {
-        ClusterError::Unavailable {
-            retry_after_seconds,
-            ..
-        } => *retry_after_seconds,
-        ClusterError::Forbidden { .. }
-        | ClusterError::Invalid { .. }
-        | ClusterError::UnknownKind { .. }
-        | ClusterError::Missing { .. }
-        | ClusterError::Conflict { .. }
-        | ClusterError::Exists { .. }
-        | ClusterError::Raced { .. }
-        | ClusterError::Unanswered { .. }
-        | ClusterError::Unexpected { .. } => None,
-    };
-    Trouble {
-        class: error.class(),
-        retry_after_seconds,
-        reason: error.to_string(),
-    }
 }
 
 /// Makes the plan. Pure.

@@ -105,6 +105,8 @@ pub enum Verb {
     Prune,
     /// Go back to a recorded revision.
     Rollback,
+    /// Have Secrets kept fresh after the deploy.
+    Rotate,
 }
 
 /// Metadata through which an object reaches beyond itself.

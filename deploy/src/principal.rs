@@ -101,31 +101,46 @@ impl Actor {
     #[must_use]
     pub fn of(principal: &Principal) -> Option<Self> {
         let job = principal.attribute("job_id")?;
-        let project = principal.project()?;
-        let mut groups = vec![
-            "gitlab:ci_job".to_owned(),
-            format!("gitlab:project:{project}"),
-        ];
-        if let Some(namespace) = principal
-            .attribute("job_namespace_id")
-            .or_else(|| principal.attribute("namespace_id"))
-        {
-            groups.push(format!("gitlab:group:{namespace}"));
-        }
-        if let Some(environment) = principal
-            .attribute("environment")
-            .filter(|name| is_own_slug(name))
-        {
-            groups.push(format!("gitlab:project_env:{project}:{environment}"));
-        }
-        if let Some(tier) = principal.attribute("deployment_tier") {
-            groups.push(format!("gitlab:project_env_tier:{project}:{tier}"));
-        }
+        let mut groups = vec!["gitlab:ci_job".to_owned()];
+        groups.extend(project_groups(principal)?);
         Some(Self {
             user: format!("gitlab:ci_job:{job}"),
             groups,
         })
     }
+
+    /// Makes the actor of a project for what goes on after its jobs: in the project's groups, as a
+    /// user that no job has. Without a project there is none.
+    #[must_use]
+    pub fn of_project(principal: &Principal) -> Option<Self> {
+        let project = principal.project()?;
+        Some(Self {
+            user: format!("quaymaster:rotation:{project}"),
+            groups: project_groups(principal)?,
+        })
+    }
+}
+
+/// Lists the groups of a principal's project.
+fn project_groups(principal: &Principal) -> Option<Vec<String>> {
+    let project = principal.project()?;
+    let mut groups = vec![format!("gitlab:project:{project}")];
+    if let Some(namespace) = principal
+        .attribute("job_namespace_id")
+        .or_else(|| principal.attribute("namespace_id"))
+    {
+        groups.push(format!("gitlab:group:{namespace}"));
+    }
+    if let Some(environment) = principal
+        .attribute("environment")
+        .filter(|name| is_own_slug(name))
+    {
+        groups.push(format!("gitlab:project_env:{project}:{environment}"));
+    }
+    if let Some(tier) = principal.attribute("deployment_tier") {
+        groups.push(format!("gitlab:project_env_tier:{project}:{tier}"));
+    }
+    Some(groups)
 }
 
 /// Says whether GitLab's slug of an environment is its very name. For any other name GitLab appends

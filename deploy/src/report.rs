@@ -27,6 +27,7 @@ use crate::ports::ClusterError;
 use crate::ports::JournalError;
 use crate::ports::SecretsError;
 use crate::prune::Brake;
+use crate::register::Home;
 use crate::resolve::ResolveError;
 
 /// How a run ended.
@@ -113,9 +114,37 @@ pub fn of_resolve(error: &ResolveError) -> Problem {
         ResolveError::Template { source, .. } => {
             Problem::new(Code::SpecInvalid, format!("{detail}: {source}")).hint("correct the template in quaymaster.yaml")
         }
+        ResolveError::NotForRotation { .. } => Problem::new(Code::RotationRefused, detail)
+            .hint("the operator has to allow this path in the Vault policy of the agent's identity, or leave 'rotate' out"),
+        ResolveError::ShortLife { .. } => Problem::new(Code::RotationRefused, detail)
+            .hint("raise the TTL of the role in Vault, or lower outage_budget"),
+        ResolveError::Cluster { secret, source } => of_cluster(&format!("Secret {secret}"), source),
         ResolveError::Journal(_) => Problem::new(Code::Internal, "the agent cannot write its journal")
             .hint("the operator should look at the disk of the agent's state directory"),
     }
+}
+
+/// Tells that this agent keeps no Secrets fresh.
+#[must_use]
+pub fn of_no_home() -> Problem {
+    let detail = "this agent is not set up to keep Secrets fresh";
+    Problem::new(Code::RotationRefused, detail).hint(
+        "leave 'rotate' out, or let the operator set [vault.identity] and [rotation] in the agent's \
+         configuration",
+    )
+}
+
+/// Tells that the agents' register of Secrets cannot be written.
+#[must_use]
+pub fn of_register(home: &Home, error: &ClusterError) -> Problem {
+    let detail = format!(
+        "the agents' register in namespace {} cannot be written: {error}",
+        home.namespace
+    );
+    Problem::new(Code::RotationRefused, detail).hint(
+        "the operator has to create the namespace and bind the Role of agent/dist/rbac to the user \
+         quaymaster:agent",
+    )
 }
 
 fn of_vault(what: &str, error: &SecretsError) -> Problem {

@@ -9,12 +9,15 @@
 
 pub mod clean_up;
 mod issue;
+mod keep;
 
 use std::collections::BTreeMap;
 
 use crate::backoff::Patience;
 use crate::backoff::Trouble;
 use crate::class::Class;
+use crate::managed::Record;
+use crate::ports::ClusterError;
 use crate::ports::Engine;
 use crate::ports::JournalError;
 use crate::ports::Login;
@@ -24,12 +27,18 @@ use crate::ports::Ports;
 use crate::ports::SecretData;
 use crate::ports::SecretsError;
 use crate::ports::Session;
+use crate::secret::Accessor;
 use crate::secret::LeaseId;
 use crate::secret::Secret;
 use crate::secret::VaultPath;
 use crate::spec::SecretSpec;
 use crate::spec::Source;
 use crate::template::TemplateError;
+
+pub use self::keep::Keeping;
+use self::keep::Kept;
+pub use self::keep::Scope;
+pub(crate) use self::keep::secret_id;
 
 /// The API server's limit for the data of one Secret.
 const MAX_SECRET: usize = 1 << 20;
@@ -90,6 +99,36 @@ pub enum ResolveError {
         /// Why.
         source: TemplateError,
     },
+    /// The agent could not keep a Secret fresh after the run.
+    #[error("the agent's own identity may not use {path}, so it could not keep it fresh")]
+    NotForRotation {
+        /// The path.
+        path: String,
+    },
+    /// A credential does not live long enough for the outage budget.
+    #[error(
+        "a credential of {path} lives {seconds} s; to bridge {budget} s without Vault (outage_budget of Secret {secret}) it has to live {needed} s at least"
+    )]
+    ShortLife {
+        /// The Secret.
+        secret: String,
+        /// The path.
+        path: String,
+        /// How long it was granted for.
+        seconds: u64,
+        /// The outage budget in seconds.
+        budget: u64,
+        /// The least life for that, in seconds.
+        needed: u64,
+    },
+    /// A Secret that is kept fresh could not be read.
+    #[error("looking at Secret {secret}")]
+    Cluster {
+        /// The Secret.
+        secret: String,
+        /// Why.
+        source: ClusterError,
+    },
     /// The journal cannot be written.
     #[error("noting a lease before it is used")]
     Journal(#[from] JournalError),
@@ -106,6 +145,9 @@ impl ResolveError {
             | Self::Template { .. } => Class::Caller,
             Self::Vault { source, .. } => source.class(),
             Self::FieldMissing { .. } => Class::NotFound,
+            Self::NotForRotation { .. } => Class::Denied,
+            Self::ShortLife { .. } => Class::Caller,
+            Self::Cluster { source, .. } => source.class(),
             Self::Journal(_) => Class::Bug,
         }
     }
@@ -131,6 +173,11 @@ pub struct Draft {
     specs: Vec<SecretSpec>,
     mounts: BTreeMap<String, Mount>,
     read: BTreeMap<(String, Option<u64>), SecretData>,
+    /// The agent's own session, for Secrets that are kept fresh.
+    own: Option<Session>,
+    keeping: Option<Keeping>,
+    /// What is there of Secrets that are kept fresh, by name.
+    kept: BTreeMap<String, Kept>,
 }
 
 /// The values of one Secret.
@@ -140,6 +187,8 @@ pub struct ResolvedSecret {
     pub name: String,
     /// Its values by key.
     pub data: BTreeMap<String, Secret>,
+    /// The record that goes with them; unset for a Secret that is not kept fresh.
+    pub record: Option<Record>,
 }
 
 /// All values of a run, its leases, and the session that holds them.
@@ -151,13 +200,17 @@ pub struct ResolvedSecrets {
     pub leases: Vec<HeldLease>,
     /// The session; unset for a run without secrets.
     pub session: Option<Session>,
+    /// The agent's own session, which holds what lasts; unset where nothing does.
+    pub own: Option<Session>,
 }
 
 /// A lease that this run issued.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeldLease {
-    /// Its id.
-    pub id: LeaseId,
+    /// Its id; unset for values without a lease, and where the answer to the issue was lost.
+    pub id: Option<LeaseId>,
+    /// The token that was made to hold it; unset for one that the run's own token holds.
+    pub accessor: Option<Accessor>,
     /// The Secret that its values go into.
     pub secret: String,
     /// The path that issued it.
@@ -174,6 +227,7 @@ impl ResolvedSecrets {
             secrets: Vec::new(),
             leases: Vec::new(),
             session: None,
+            own: None,
         }
     }
 }
@@ -214,6 +268,7 @@ fn in_vault(what: &str) -> impl Fn(SecretsError) -> ResolveError {
 pub async fn draft(
     specs: &[SecretSpec],
     login: Option<&Login>,
+    keeping: Keeping,
     ports: &Ports,
     patience: &Patience<'_>,
 ) -> Result<Draft, ResolveError> {
@@ -227,8 +282,16 @@ pub async fn draft(
         specs: specs.to_vec(),
         mounts: BTreeMap::new(),
         read: BTreeMap::new(),
+        own: None,
+        keeping: None,
+        kept: BTreeMap::new(),
     };
-    match draft.fill(ports, patience).await {
+    let filled = match draft.fill(ports, patience).await {
+        Ok(()) => draft.keep(&keeping, ports, patience).await,
+        Err(error) => Err(error),
+    };
+    draft.keeping = Some(keeping);
+    match filled {
         Ok(()) => Ok(draft),
         Err(error) => {
             draft.close(ports, patience).await;
@@ -322,8 +385,8 @@ impl Draft {
         for spec in &self.specs {
             let known = spec
                 .keys
-                .values()
-                .filter_map(|source| self.known(source))
+                .iter()
+                .filter_map(|(key, source)| self.known(&spec.name, key, source))
                 .map(Secret::len);
             check_size(&spec.name, known.sum())?;
         }
@@ -336,9 +399,13 @@ impl Draft {
             .is_some_and(|mount| mount.engine == Engine::Dynamic)
     }
 
-    /// Returns the value of a source that was read; dynamic credentials and templates are not known.
+    /// Returns the value of a key of a Secret where it is known without issuing: it was read, or its
+    /// credential is kept. Templates are not known.
     #[must_use]
-    pub fn known(&self, source: &Source) -> Option<&Secret> {
+    pub fn known(&self, secret: &str, key: &str, source: &Source) -> Option<&Secret> {
+        if let Some(value) = self.kept.get(secret).and_then(|kept| kept.values.get(key)) {
+            return Some(value);
+        }
         match source {
             Source::Field {
                 path,
@@ -355,7 +422,7 @@ impl Draft {
 
     /// Says in words where the value of a key comes from, with the version that was read.
     #[must_use]
-    pub fn describe(&self, source: &Source) -> String {
+    pub fn describe(&self, secret: &str, source: &Source) -> String {
         match source {
             Source::Template(_) => "template".to_owned(),
             Source::Field {
@@ -370,6 +437,12 @@ impl Draft {
                     .and_then(|data| data.version);
                 match read {
                     Some(version) => format!("{path} field {field} version {version}"),
+                    None if self.keeps(secret, path) => {
+                        format!("{path} field {field} (kept, it is alive)")
+                    }
+                    None if self.kept.contains_key(secret) => {
+                        format!("{path} field {field} (issued, then kept fresh)")
+                    }
                     None if self.is_dynamic(path) => {
                         format!("{path} field {field} (issued for each run)")
                     }
@@ -377,6 +450,11 @@ impl Draft {
                 }
             }
         }
+    }
+
+    fn keeps(&self, secret: &str, path: &VaultPath) -> bool {
+        let kept = self.kept.get(secret);
+        kept.is_some_and(|kept| kept.credentials.contains_key(path.as_str()))
     }
 
     /// Ends the session without having issued anything.

@@ -13,6 +13,8 @@ use hmac::KeyInit;
 use hmac::Mac;
 use secrecy::ExposeSecret;
 use secrecy::SecretSlice;
+use serde::Deserialize;
+use serde::Serialize;
 use sha2::Sha256;
 
 /// A secret value.
@@ -171,11 +173,11 @@ impl fmt::Display for VaultPath {
 }
 
 /// The id of a Vault lease. Not secret, but it lets its holder revoke: kept out of job output.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct LeaseId(pub String);
 
 /// The accessor of a Vault token: ends and extends it and reads nothing. Kept out of job output.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Accessor(pub String);
 
 /// A lease on a dynamic credential.

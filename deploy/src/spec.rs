@@ -34,10 +34,17 @@ mod fields;
 mod healths;
 mod parse;
 mod remote;
+mod rotate;
 mod secrets;
 mod variables;
 
 pub use self::charts::ValuePath;
+pub use self::rotate::OnDeleted;
+pub use self::rotate::Restart;
+pub use self::rotate::Rotate;
+pub use self::rotate::Window;
+pub use self::rotate::Workload;
+pub use self::rotate::WorkloadKind;
 
 /// The name of the spec's file inside a bundle.
 pub const SPEC_FILE: &str = bundle::SPEC_FILE;
@@ -91,6 +98,16 @@ pub struct SecretSpec {
     pub kind: String,
     /// Its keys.
     pub keys: BTreeMap<String, Source>,
+    /// How it is kept fresh after the deploy; unset: it is not.
+    pub rotate: Option<Rotate>,
+}
+
+impl SecretSpec {
+    /// Writes it as it would stand in the spec.
+    #[must_use]
+    pub fn to_value(&self) -> Value {
+        secrets::to_value(self)
+    }
 }
 
 /// Where the value of one key comes from.
@@ -234,6 +251,13 @@ pub fn parse(file: &[u8]) -> Result<Spec, InputError> {
     let mut spec = parse::spec(root)?;
     spec.text = String::from_utf8_lossy(file).into_owned();
     Ok(spec)
+}
+
+/// Reads one Secret that was written by [`SecretSpec::to_value`]; `None` where the spec would not take
+/// it.
+pub(crate) fn secret(value: &Value) -> Option<SecretSpec> {
+    let text = serde_json::json!({ "version": 1, "name": "a", "secrets": [value] }).to_string();
+    parse(text.as_bytes()).ok()?.secrets.pop()
 }
 
 /// Reads `90s`, `10m`, `1h30m`.

@@ -65,6 +65,8 @@ pub enum Code {
     ObjectInvalid,
     /// A secret, field or version that the spec names does not exist (424).
     SecretMissing,
+    /// A Secret cannot be kept fresh as the spec asks (424).
+    RotationRefused,
     /// Vault did not answer within the run's deadline (424).
     VaultUnavailable,
     /// The chart that the spec names does not exist, or its server does not give it out (424).
@@ -213,6 +215,7 @@ impl Code {
             | Self::ManifestInvalid
             | Self::ObjectInvalid => 422,
             Self::SecretMissing
+            | Self::RotationRefused
             | Self::VaultUnavailable
             | Self::ChartMissing
             | Self::ChartInvalid
@@ -258,6 +261,7 @@ impl Code {
             Self::ManifestInvalid => "manifest_invalid",
             Self::ObjectInvalid => "object_invalid",
             Self::SecretMissing => "secret_missing",
+            Self::RotationRefused => "rotation_refused",
             Self::VaultUnavailable => "vault_unavailable",
             Self::ChartMissing => "chart_missing",
             Self::ChartInvalid => "chart_invalid",
@@ -303,6 +307,7 @@ impl Code {
             Self::ManifestInvalid => "A manifest is not valid",
             Self::ObjectInvalid => "The cluster refuses an object as invalid",
             Self::SecretMissing => "A secret that the spec names does not exist",
+            Self::RotationRefused => "A Secret cannot be kept fresh as the spec asks",
             Self::VaultUnavailable => "Vault did not answer in time",
             Self::ChartMissing => "The chart that the spec names cannot be had",
             Self::ChartInvalid => "The chart that was fetched is not taken",

@@ -80,6 +80,8 @@ pub enum Mode {
     DryRun,
     /// Back to a recorded revision.
     Rollback,
+    /// Secrets are kept fresh; the agent itself began it.
+    Rotation,
 }
 
 /// What one step of the plan does.

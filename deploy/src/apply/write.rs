@@ -21,6 +21,7 @@ use crate::managers;
 use crate::object::AppliedObject;
 use crate::object::list;
 use crate::object::text;
+use crate::plan::Content;
 use crate::plan::Plan;
 use crate::plan::Step;
 use crate::plan::cluster_trouble;
@@ -43,6 +44,8 @@ const LONG: Duration = Duration::from_secs(5);
 pub(super) struct Writer<'a> {
     pub(super) plan: &'a Plan,
     pub(super) step: &'a Step,
+    /// What is sent: the step's content, of a Secret that is kept fresh with its final record.
+    pub(super) content: &'a Content,
     pub(super) data: Option<&'a BTreeMap<String, Secret>>,
     pub(super) ports: &'a Ports,
     pub(super) patience: &'a Patience<'a>,
@@ -113,7 +116,7 @@ impl Writer<'_> {
         let actor = self.plan.permit().actor();
         let cluster = &self.ports.cluster;
         let look = |error: &ClusterError| self.trouble(error);
-        let payload = || with_body(&self.step.content, body, self.data);
+        let payload = || with_body(&self.content, body, self.data);
         let sent = self.patience.retry(
             || cluster.apply(actor, &self.step.id, payload(), Write::Commit, force),
             look,
@@ -133,7 +136,7 @@ impl Writer<'_> {
 
     /// Applies without force.
     async fn apply(&self, terms: &Terms) -> Result<AppliedObject, ApplyError> {
-        let mut body = self.step.content.body().clone();
+        let mut body = self.content.body().clone();
         loop {
             if self.patience.stop.is_cancelled() {
                 return Err(ApplyError::Stopped);
@@ -143,7 +146,7 @@ impl Writer<'_> {
                 // Somebody set a field that is left to others between the check and now.
                 Err(error @ ClusterError::Conflict { .. }) if !terms.leave.is_empty() => {
                     let live = self.read().await?.unwrap_or(Value::Null);
-                    let mut anew = self.step.content.body().clone();
+                    let mut anew = self.content.body().clone();
                     let gvk = &self.step.id.gvk;
                     terms::shape(gvk, &mut anew, &live, &terms.leave, &terms.adopt);
                     if anew == body {
@@ -165,10 +168,10 @@ impl Writer<'_> {
                 return Err(ApplyError::Stopped);
             }
             let live = self.read().await?.unwrap_or(Value::Null);
-            let mut body = self.step.content.body().clone();
+            let mut body = self.content.body().clone();
             let gvk = &self.step.id.gvk;
             terms::shape(gvk, &mut body, &live, &terms.leave, &terms.adopt);
-            let payload = || with_body(&self.step.content, &body, self.data);
+            let payload = || with_body(&self.content, &body, self.data);
             let probe = self.patience.retry(
                 || cluster.apply(actor, &self.step.id, payload(), Write::DryRun, Force::No),
                 harmless,

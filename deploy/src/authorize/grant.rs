@@ -225,12 +225,21 @@ fn verbs(request: &Request) -> Vec<Verb> {
     let mut verbs = match request.mode {
         Mode::Deploy | Mode::DryRun => vec![Verb::Apply],
         Mode::Rollback => vec![Verb::Rollback],
+        Mode::Rotation => vec![Verb::Rotate],
     };
     if rollout.prune {
         verbs.push(Verb::Prune);
     }
     if rollout.on_failure == OnFailure::Rollback {
         verbs.push(Verb::Rollback);
+    }
+    if request
+        .spec
+        .secrets
+        .iter()
+        .any(|secret| secret.rotate.is_some())
+    {
+        verbs.push(Verb::Rotate);
     }
     verbs
 }
@@ -243,6 +252,9 @@ fn granted_verb(grant: &ClusterGrant, verb: Verb) -> Result<(), Refusal> {
         Verb::Apply => "deploying (the verb apply) is not granted",
         Verb::Prune => "rollout.prune needs the verb prune, which is not granted",
         Verb::Rollback => "going back to a revision needs the verb rollback, which is not granted",
+        Verb::Rotate => {
+            "keeping a Secret fresh (rotate) needs the verb rotate, which is not granted"
+        }
     };
     Err(refuse(what, ASK))
 }

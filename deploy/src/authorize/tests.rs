@@ -132,6 +132,7 @@ fn secret(name: &str, path: &str) -> SecretSpec {
         name: name.to_owned(),
         kind: "Opaque".to_owned(),
         keys: BTreeMap::from([("password".to_owned(), source)]),
+        rotate: None,
     }
 }
 

@@ -106,6 +106,10 @@ pub(super) async fn write_and_watch(
         Ok(()) => course.begin(tools, patience).await,
         Err(problem) => Err(problem),
     };
+    let begun = match begun {
+        Ok(()) => values::add_to_register(plan, &secrets, tools, patience).await,
+        Err(problem) => Err(problem),
+    };
     if let Err(problem) = begun {
         values::settle_secrets(secrets, &[], tools, patience).await;
         tools.log.end_stage(Stage::Apply);
@@ -124,6 +128,11 @@ pub(super) async fn write_and_watch(
             .collect(),
         Err(failure) => failure.written.clone(),
     };
+    if applied.is_ok() {
+        // Until it is noted, the records of before are taken too, which does no harm.
+        let noted = values::settle_register(plan, &secrets, tools, patience).await;
+        noted.unwrap_or_else(|problem| tools.log.warn(problem.detail));
+    }
     values::settle_secrets(secrets, &written, tools, patience).await;
     tools.log.end_stage(Stage::Apply);
     let (verdict, objects) = match &applied {

@@ -24,9 +24,11 @@ use crate::ports::Entry;
 use crate::ports::SecretsError;
 use crate::principal::Principal;
 use crate::principal::PrincipalKind;
+use crate::register::Home;
 use crate::request;
 use crate::secret::Secret;
 
+mod kept;
 mod remote;
 mod resumed;
 mod same;
@@ -46,6 +48,7 @@ kinds = ["v1/ConfigMap", "apps/Deployment", "v1/Secret:app-own"]
 secrets = ["app-*"]
 require_digest = false
 charts = ["oci://registry.example.com/team/*"]
+verbs = ["apply", "rotate"]
 "#;
 
 const SECRETS: &str = "version: 1\nname: app\nsecrets:\n  - name: app-db\n    keys:\n      user: { vault: database/creds/app, field: username }\n      password: { vault: database/creds/app, field: password }\n      api: { vault: kv/app/api, field: key }\n      url: { template: \"db://{{ user }}:{{ password }}@db\" }\n";
@@ -73,6 +76,7 @@ struct Stage {
     stop: CancellationToken,
     /// How many runs there were; the number of the last one is its id.
     runs: AtomicU32,
+    home: Home,
 }
 
 impl Stage {
@@ -85,6 +89,9 @@ impl Stage {
             log,
             stop: CancellationToken::new(),
             runs: AtomicU32::new(0),
+            home: Home {
+                namespace: "quaymaster".to_owned(),
+            },
         }
     }
 
@@ -104,6 +111,7 @@ impl Stage {
             key: &self.fakes.key,
             stop: self.stop.clone(),
             agent: "host-a",
+            home: Some(&self.home),
         };
         let login = Login::Jwt {
             token: Secret::from_text("jwt".to_owned()),

@@ -85,6 +85,7 @@ pub(super) fn introduce(permit: &Permit, log: &RunLog) {
         Mode::Deploy => "deploy",
         Mode::DryRun => "plan",
         Mode::Rollback => "roll back",
+        Mode::Rotation => "keep secrets fresh",
     };
     let place = format!(
         "{} to namespace {} of cluster {}",

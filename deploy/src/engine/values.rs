@@ -3,6 +3,8 @@
 //! Called by [`super`]. Invariant: whatever happens, leases that are in no written Secret are
 //! revoked, and the run's own Vault token is ended unless credentials live by it.
 
+use std::collections::BTreeMap;
+
 use proto::error::Problem;
 use proto::event::Stage;
 use tokio::time::Instant;
@@ -12,14 +14,21 @@ use super::Tools;
 use crate::authorize::Permit;
 use crate::backoff::Patience;
 use crate::log::RunLog;
+use crate::managed;
+use crate::managed::Owner;
 use crate::object::ObjectId;
 use crate::plan;
 use crate::plan::Content;
+use crate::plan::Plan;
 use crate::ports::Login;
+use crate::register;
+use crate::register::Change;
 use crate::report;
 use crate::resolve;
 use crate::resolve::Draft;
+use crate::resolve::Keeping;
 use crate::resolve::ResolvedSecrets;
+use crate::resolve::Scope;
 use crate::resolve::clean_up;
 
 /// How long cleaning up after a run may take.
@@ -40,6 +49,7 @@ pub(super) fn learn(wanted: &[(ObjectId, Content)], log: &RunLog) {
 pub(super) async fn draft(
     permit: &Permit,
     login: Option<&Login>,
+    scope: Scope,
     tools: &Tools<'_>,
     patience: &Patience<'_>,
 ) -> Result<Option<Draft>, Problem> {
@@ -48,21 +58,118 @@ pub(super) async fn draft(
         // No Vault login happens for a run that needs no secret.
         return Ok(None);
     }
+    let managed = specs.iter().any(|spec| spec.rotate.is_some());
+    if managed && tools.home.is_none() {
+        return Err(report::of_no_home());
+    }
+    let keeping = keeping(permit, scope, tools);
     tools.log.start(Stage::Resolve, "read secrets");
-    let draft = resolve::draft(specs, login, tools.ports, patience).await;
+    let draft = resolve::draft(specs, login, keeping, tools.ports, patience).await;
     if let Ok(draft) = &draft {
         for spec in specs {
             for (key, source) in &spec.keys {
                 tools.log.info(format!(
                     "Secret {} key {key}: {}",
                     spec.name,
-                    draft.describe(source)
+                    draft.describe(&spec.name, source)
                 ));
             }
         }
     }
     tools.log.end_stage(Stage::Resolve);
     draft.map(Some).map_err(|error| report::of_resolve(&error))
+}
+
+/// What the records of Secrets that are kept fresh say about this run.
+fn keeping(permit: &Permit, scope: Scope, tools: &Tools<'_>) -> Keeping {
+    Keeping {
+        actor: permit.actor().clone(),
+        cluster: permit.cluster().clone(),
+        namespace: permit.namespace().to_string(),
+        app: permit.request().spec.name.clone(),
+        owner: Owner::of(permit.principal()),
+        rule: permit.rule().to_owned(),
+        run: tools.id.to_string(),
+        scope,
+    }
+}
+
+/// Puts the record of every Secret that is kept fresh onto it, as it is before anything is issued.
+pub(super) fn mark_records(
+    wanted: &mut [(ObjectId, Content)],
+    permit: &Permit,
+    draft: Option<&Draft>,
+    tools: &Tools<'_>,
+) {
+    let Some(draft) = draft else {
+        return;
+    };
+    let now = tools.ports.clock.now();
+    for (_, content) in wanted {
+        let Content::Secret { body, index } = content else {
+            continue;
+        };
+        let spec = &permit.request().spec.secrets[*index];
+        if let Some(text) = draft.provisional_record(spec, now) {
+            managed::write_on(body, text);
+        }
+    }
+}
+
+/// Notes the Secrets that are about to be written and kept fresh, beside what is noted of them.
+pub(super) async fn add_to_register(
+    plan: &Plan,
+    secrets: &ResolvedSecrets,
+    tools: &Tools<'_>,
+    patience: &Patience<'_>,
+) -> Result<(), Problem> {
+    let owner = Owner::of(plan.permit().principal());
+    let digests = digests(plan, secrets);
+    let change = Change::Add {
+        owner: &owner,
+        digests: &digests,
+    };
+    change_register(plan, &change, &digests, tools, patience).await
+}
+
+/// Notes that the Secrets are written, so that nothing else is taken for theirs any more.
+pub(super) async fn settle_register(
+    plan: &Plan,
+    secrets: &ResolvedSecrets,
+    tools: &Tools<'_>,
+    patience: &Patience<'_>,
+) -> Result<(), Problem> {
+    let digests = digests(plan, secrets);
+    let change = Change::Settle { digests: &digests };
+    change_register(plan, &change, &digests, tools, patience).await
+}
+
+fn digests(plan: &Plan, secrets: &ResolvedSecrets) -> BTreeMap<String, String> {
+    let namespace = plan.permit().namespace().as_str();
+    let records = secrets.secrets.iter();
+    records
+        .filter_map(|secret| {
+            let record = secret.record.as_ref()?;
+            Some((secret.name.clone(), record.declaration.digest(namespace)))
+        })
+        .collect()
+}
+
+async fn change_register(
+    plan: &Plan,
+    change: &Change<'_>,
+    digests: &BTreeMap<String, String>,
+    tools: &Tools<'_>,
+    patience: &Patience<'_>,
+) -> Result<(), Problem> {
+    let Some(home) = tools.home.filter(|_| !digests.is_empty()) else {
+        return Ok(());
+    };
+    let permit = plan.permit();
+    let app = (permit.namespace(), &permit.request().spec.name);
+    let cluster = &*tools.ports.cluster;
+    let changed = register::change(home, app, change, cluster, patience).await;
+    changed.map_err(|error| report::of_register(home, &error))
 }
 
 pub(super) async fn close(draft: Option<Draft>, tools: &Tools<'_>, patience: &Patience<'_>) {
@@ -115,7 +222,16 @@ pub(super) async fn settle_secrets(
         stop: &stop,
         ..patience.clone()
     };
-    clean_up::revoke(&unused, &session, tools.ports, &patience).await;
+    let own = secrets.own.as_ref();
+    clean_up::revoke(&unused, &session, own, tools.ports, &patience).await;
+    let (lasting, kept): (Vec<_>, Vec<_>) =
+        kept.into_iter().partition(|lease| lease.accessor.is_some());
+    for lease in &lasting {
+        tools.log.info(format!(
+            "the credential from {} in Secret {} is granted for {} s and kept fresh from now on",
+            lease.path, lease.secret, lease.seconds
+        ));
+    }
     if kept.is_empty() {
         clean_up::end_session(session, tools.ports, &patience).await;
         return;

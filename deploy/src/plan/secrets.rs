@@ -40,7 +40,7 @@ pub(super) fn from_vault(
     key: &FingerprintKey,
 ) -> Judged {
     let keys = spec.keys.iter().map(|(name, source)| {
-        let known = draft.and_then(|draft| draft.known(source));
+        let known = draft.and_then(|draft| draft.known(&spec.name, name, source));
         let before = live.and_then(|live| live.values.get(name));
         let action = match (known, before) {
             (_, None) => Action::Create,
@@ -50,7 +50,10 @@ pub(super) fn from_vault(
             }
             (Some(_), Some(_)) => Action::Change,
         };
-        let source = draft.map_or_else(|| "vault".to_owned(), |draft| draft.describe(source));
+        let source = draft.map_or_else(
+            || "vault".to_owned(),
+            |draft| draft.describe(&spec.name, source),
+        );
         KeyChange {
             key: name.clone(),
             action,

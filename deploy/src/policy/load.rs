@@ -359,6 +359,7 @@ fn verb(text: &str) -> Result<Verb, String> {
         "apply" => Ok(Verb::Apply),
         "prune" => Ok(Verb::Prune),
         "rollback" => Ok(Verb::Rollback),
+        "rotate" => Ok(Verb::Rotate),
         _ => Err("is no verb; expected apply, prune or rollback".to_owned()),
     }
 }

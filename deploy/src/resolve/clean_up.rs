@@ -3,6 +3,8 @@
 //! Called by [`crate::engine`] at the end of every run, also of a failed or cancelled one. Nothing
 //! here fails the run: what cannot be revoked is told, and ends by itself.
 
+use futures::FutureExt as _;
+
 use super::HeldLease;
 use crate::backoff::Patience;
 use crate::backoff::Trouble;
@@ -16,13 +18,14 @@ use crate::ports::Session;
 pub async fn revoke(
     leases: &[HeldLease],
     session: &Session,
+    own: Option<&Session>,
     ports: &Ports,
     patience: &Patience<'_>,
 ) {
     for lease in leases {
         let result = patience
             .retry(
-                || ports.secrets.revoke(session, &lease.id),
+                || end(lease, session, own, ports).boxed(),
                 |error: &SecretsError| Trouble {
                     // Revoking is idempotent, so an unanswered one is simply sent again.
                     class: if error.class().is_transient() {
@@ -41,14 +44,10 @@ pub async fn revoke(
                     "revoked the credential from {} for Secret {}",
                     lease.path, lease.secret
                 ));
-                if let Err(error) = ports
-                    .journal
-                    .append(Entry::LeaseRevoked {
-                        lease: lease.id.clone(),
-                    })
-                    .await
-                {
-                    patience.log.warn(error.to_string());
+                for entry in entries(lease) {
+                    if let Err(error) = ports.journal.append(entry).await {
+                        patience.log.warn(error.to_string());
+                    }
                 }
             }
             Err(error) => patience.log.warn(format!(
@@ -57,6 +56,31 @@ pub async fn revoke(
             )),
         }
     }
+}
+
+/// Ends what holds a credential: the token that was made for it, or else its lease.
+async fn end(
+    lease: &HeldLease,
+    session: &Session,
+    own: Option<&Session>,
+    ports: &Ports,
+) -> Result<(), SecretsError> {
+    if let (Some(accessor), Some(own)) = (&lease.accessor, own) {
+        return ports.secrets.end(own, accessor).await;
+    }
+    match &lease.id {
+        Some(id) => ports.secrets.revoke(session, id).await,
+        None => Ok(()),
+    }
+}
+
+fn entries(lease: &HeldLease) -> impl Iterator<Item = Entry> {
+    let token = lease.accessor.clone();
+    let token = token.map(|accessor| Entry::TokenEnded { accessor });
+    // The lease of such a token was never noted by itself.
+    let lease = lease.id.clone().filter(|_| token.is_none());
+    let lease = lease.map(|lease| Entry::LeaseRevoked { lease });
+    token.into_iter().chain(lease)
 }
 
 /// Ends a session that is ours; failure is only told, the token ends by itself.

@@ -15,8 +15,10 @@ use super::check_size;
 use super::field_missing;
 use super::fields;
 use super::in_vault;
+use super::keep;
 use super::trouble;
 use crate::backoff::Patience;
+use crate::managed::Credential;
 use crate::ports::Entry;
 use crate::ports::Ports;
 use crate::ports::SecretData;
@@ -50,6 +52,7 @@ impl Draft {
             }
         }
         out.session = Some(self.session);
+        out.own = self.own;
         match failed {
             Some(error) => Err((error, out)),
             None => Ok(out),
@@ -64,11 +67,27 @@ impl Draft {
         patience: &Patience<'_>,
     ) -> Result<ResolvedSecret, ResolveError> {
         let mut issued: BTreeMap<&str, SecretData> = BTreeMap::new();
+        let mut lasting: BTreeMap<String, Credential> = BTreeMap::new();
         let mut data: BTreeMap<String, Secret> = BTreeMap::new();
         for used in fields(std::slice::from_ref(spec)) {
-            let value = if self.is_dynamic(used.path) {
+            let kept = self.kept.get(&spec.name);
+            let kept = kept.and_then(|kept| kept.values.get(used.key));
+            let value = if kept.is_some() {
+                kept
+            } else if self.is_dynamic(used.path) {
                 if !issued.contains_key(used.path.as_str()) {
-                    let fresh = self.issue_one(&used, leases, ports, patience).await?;
+                    let fresh = if spec.rotate.is_some() {
+                        let (fresh, credential) =
+                            self.issue_lasting(&used, leases, ports, patience).await?;
+                        if let Some(credential) = credential {
+                            keep::carries(spec, &credential)?;
+                            lasting.insert(used.path.as_str().to_owned(), credential);
+                        }
+                        tell(&used, patience);
+                        fresh
+                    } else {
+                        self.issue_one(&used, leases, ports, patience).await?
+                    };
                     issued.insert(used.path.as_str(), fresh);
                 }
                 issued
@@ -88,9 +107,14 @@ impl Draft {
             .for_each(|value| patience.log.learn(value));
         data.extend(rendered);
         check_size(&spec.name, data.values().map(Secret::len).sum())?;
+        let record = spec
+            .rotate
+            .as_ref()
+            .and_then(|_| self.record(spec, lasting, ports.clock.now()));
         Ok(ResolvedSecret {
             name: spec.name.clone(),
             data,
+            record,
         })
     }
 
@@ -118,7 +142,8 @@ impl Draft {
             .for_each(|value| patience.log.learn(value));
         if let Some(lease) = &fresh.lease {
             leases.push(HeldLease {
-                id: lease.id.clone(),
+                id: Some(lease.id.clone()),
+                accessor: None,
                 secret: used.secret.to_owned(),
                 path: used.path.to_string(),
                 seconds: lease.seconds,
@@ -130,12 +155,16 @@ impl Draft {
                 })
                 .await?;
         }
-        patience.log.info(format!(
-            "issued a credential from {} for Secret {}",
-            used.path, used.secret
-        ));
+        tell(used, patience);
         Ok(fresh)
     }
+}
+
+fn tell(used: &Used<'_>, patience: &Patience<'_>) {
+    patience.log.info(format!(
+        "issued a credential from {} for Secret {}",
+        used.path, used.secret
+    ));
 }
 
 fn render(

@@ -31,7 +31,7 @@ use crate::yaml::core::scalar;
 use crate::yaml::tree::Node;
 
 /// Words that the design knows and this version does not do.
-pub(super) const LATER: &[&str] = &["flux", "rotate"];
+pub(super) const LATER: &[&str] = &["flux"];
 
 const TOP: &[&str] = &[
     "version",

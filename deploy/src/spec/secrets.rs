@@ -7,6 +7,9 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
 use proto::ids::dns_subdomain;
+use serde_json::Map;
+use serde_json::Value;
+use serde_json::json;
 
 use super::FORBIDDEN_TYPES;
 use super::SecretSpec;
@@ -14,6 +17,8 @@ use super::Source;
 use super::fields::Errors;
 use super::fields::Fields;
 use super::fields::Spot;
+use super::rotate;
+use super::variables;
 use crate::ports::Parameters;
 use crate::secret::VaultPath;
 use crate::template::Template;
@@ -80,15 +85,59 @@ pub(super) fn secrets(spot: &Spot<'_>, errors: &mut Errors) -> Vec<SecretSpec> {
             }
             Some(text.to_owned())
         });
-        fields.refuse("rotate", errors);
+        let rotate = fields.take("rotate");
+        let rotate = rotate.map(|spot| rotate::rotate(&spot, errors));
         let kind = kind(&fields, errors);
         let keys = fields.need("keys", errors);
         let keys = keys.map(|spot| keys_of(&spot, kind.as_deref(), errors));
         if let (Some(name), Some(kind), Some(keys)) = (name, kind, keys) {
-            secrets.push(SecretSpec { name, kind, keys });
+            secrets.push(SecretSpec {
+                name,
+                kind,
+                keys,
+                rotate,
+            });
         }
     }
     secrets
+}
+
+/// Writes a Secret of the spec in the words of the spec; [`secrets`] reads it back the same.
+pub(super) fn to_value(secret: &SecretSpec) -> Value {
+    let keys: Map<String, Value> = secret
+        .keys
+        .iter()
+        .map(|(key, source)| (key.clone(), source_to_value(source)))
+        .collect();
+    let mut value = json!({ "name": secret.name, "type": secret.kind, "keys": keys });
+    if let Some(rotate) = &secret.rotate {
+        value["rotate"] = rotate.to_value();
+    }
+    value
+}
+
+fn source_to_value(source: &Source) -> Value {
+    match source {
+        Source::Template(template) => json!({ "template": variables::escape(&template.text) }),
+        Source::Field {
+            path,
+            field,
+            version,
+            parameters,
+        } => {
+            let mut value = json!({ "vault": path.as_str(), "field": variables::escape(field) });
+            if let Some(version) = version {
+                value["version"] = json!(version);
+            }
+            if !parameters.is_empty() {
+                let texts = parameters.iter();
+                let escaped =
+                    texts.map(|(name, text)| (name.clone(), variables::escape(text).into()));
+                value["params"] = Value::Object(escaped.collect());
+            }
+            value
+        }
+    }
 }
 
 fn kind(fields: &Fields<'_>, errors: &mut Errors) -> Option<String> {

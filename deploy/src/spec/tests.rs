@@ -304,8 +304,70 @@ fn words_of_later_versions_are_refused_by_name() {
         let text = format!("version: 1\nname: a\nmanifests: [a]\nrollout: {{{field}}}\n");
         assert_eq!(wrong(&text), [format!("rollout.{path}")]);
     }
-    let text = "version: 1\nname: a\nsecrets:\n- name: s\n  keys: {a: {vault: kv/a, field: b}}\n  rotate: {}\n";
-    assert_eq!(wrong(text), ["secrets[0].rotate"]);
+}
+
+/// A Secret of a spec, with these lines below `rotate`.
+fn rotated(rotate: &str) -> String {
+    format!(
+        "version: 1\nname: a\nsecrets:\n- name: s\n  keys:\n    a: {{vault: pki/issue/web, field: b, \
+         params: {{common_name: web.example.com}}}}\n    t: {{template: 'x $${{y}} {{{{ a }}}}'}}\n  rotate: {rotate}\n"
+    )
+}
+
+#[test]
+fn how_a_secret_is_kept_fresh_is_read_with_defaults() {
+    let spec = parse(rotated("{}").as_bytes()).expect("valid");
+    assert_eq!(spec.secrets[0].rotate, Some(Rotate::default()));
+    let text = "{restart: [Deployment/shop], outage_budget: 1h, on_deleted: previous, \
+                min_age: 10m, jitter: 30s, windows: [Mon-Fri 02:00-05:00]}";
+    let spec = parse(rotated(text).as_bytes()).expect("valid");
+    let rotate = spec.secrets[0].rotate.as_ref().expect("it was given");
+    assert_eq!(rotate.outage_budget, Duration::from_secs(3_600));
+    assert_eq!(rotate.on_deleted, OnDeleted::Previous);
+    assert_eq!(rotate.min_age, Some(Duration::from_secs(600)));
+    assert_eq!(rotate.windows.len(), 1);
+    let Restart::Named(named) = &rotate.restart else {
+        panic!("workloads were named");
+    };
+    assert_eq!(named[0].to_string(), "Deployment/shop");
+}
+
+#[test]
+fn what_is_wrong_about_rotate_is_told_where_it_stands() {
+    for (text, path) in [
+        ("{restart: maybe}", "restart"),
+        ("{restart: [Job/a]}", "restart[0]"),
+        ("{outage_budget: 5}", "outage_budget"),
+        ("{on_deleted: empty}", "on_deleted"),
+        ("{windows: [nightly]}", "windows[0]"),
+        ("{every: 5m}", "every"),
+        ("true", ""),
+    ] {
+        let expected = if path.is_empty() {
+            "secrets[0].rotate".to_owned()
+        } else {
+            format!("secrets[0].rotate.{path}")
+        };
+        assert_eq!(wrong(&rotated(text)), [expected], "{text}");
+    }
+}
+
+#[test]
+fn a_secret_is_written_down_in_the_words_of_the_spec() {
+    let text = "{restart: none, outage_budget: 2m, on_deleted: fail, min_age: 10m, jitter: 30s, \
+                windows: ['Sat,Sun 02:00-05:00']}";
+    let spec = parse(rotated(text).as_bytes()).expect("valid");
+    let secret = &spec.secrets[0];
+    let again = serde_json::json!({"version": 1, "name": "a", "secrets": [secret.to_value()]});
+    let again = parse(again.to_string().as_bytes()).expect("what was written can be read");
+    assert_eq!(&again.secrets[0], secret);
+}
+
+#[test]
+fn keys_of_one_path_ask_with_the_same_parameters() {
+    let text = "version: 1\nname: a\nsecrets:\n- name: s\n  keys:\n    a: {vault: pki/issue/w, field: \
+                certificate, params: {common_name: a}}\n    b: {vault: pki/issue/w, field: private_key}\n";
+    assert_eq!(wrong(text), ["secrets[0].keys.b"]);
 }
 
 #[test]

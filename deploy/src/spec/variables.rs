@@ -79,6 +79,11 @@ pub(super) fn unescape(node: &mut Node) {
     }
 }
 
+/// Writes a text so that reading it gives the same text: the other way round of [`unescape`].
+pub(super) fn escape(text: &str) -> String {
+    text.replace("${", "$${")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

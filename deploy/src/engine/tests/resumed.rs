@@ -54,6 +54,7 @@ impl Stage {
             key: &self.fakes.key,
             stop: self.stop.clone(),
             agent: "host-a",
+            home: None,
         };
         Some(resume(permit, &brief, progress, began.clone(), tools).await)
     }

@@ -210,7 +210,11 @@ impl Cluster for FakeCluster {
             };
             for operation in patch.as_array().into_iter().flatten() {
                 let value = operation["value"].clone();
-                let place = body.pointer_mut(text(operation, &["path"]));
+                let path = text(operation, &["path"]);
+                if text(operation, &["op"]) == "add" && add(&mut body, path, &value) {
+                    continue;
+                }
+                let place = body.pointer_mut(path);
                 match (text(operation, &["op"]), place) {
                     ("test", Some(place)) if *place == value => {}
                     ("replace", Some(place)) => *place = value,
@@ -306,4 +310,17 @@ impl Cluster for FakeCluster {
         }
         .boxed()
     }
+}
+
+/// Puts a member into a mapping; says whether the mapping is there.
+fn add(body: &mut Value, path: &str, value: &Value) -> bool {
+    let Some((parent, name)) = path.rsplit_once('/') else {
+        return false;
+    };
+    let name = name.replace("~1", "/").replace("~0", "~");
+    let mapping = body.pointer_mut(parent).and_then(Value::as_object_mut);
+    mapping.is_some_and(|mapping| {
+        mapping.insert(name, value.clone());
+        true
+    })
 }
