@@ -9,6 +9,7 @@ pub mod ids;
 
 pub mod error;
 
+pub mod managed;
 pub mod report;
 
 pub mod app;
