@@ -3,7 +3,8 @@
 //! Made by `app`, one a cluster; called by the engine through the port. Invariants: everything that
 //! concerns objects is done as the run's actor, by impersonation; only discovery and health are the
 //! agent's own. One call is one request, bounded in time and never repeated here. Secret values
-//! leave only inside the body of an apply and never come back.
+//! leave only inside the body of an apply, and come back only as fingerprints or, where a caller has
+//! to put the same ones back, in the redacted type; watches of Secrets see metadata only.
 
 mod access;
 mod address;
@@ -45,6 +46,7 @@ use deploy::ports::SecretView;
 use deploy::ports::Write;
 use deploy::principal::Actor;
 use deploy::secret::FingerprintKey;
+use deploy::secret::Secret;
 
 use self::discovery::Catalog;
 use self::error::Doing;
@@ -222,6 +224,14 @@ impl Cluster for Kube {
         id: &'a ObjectId,
     ) -> BoxFuture<'a, Result<Option<SecretView>, ClusterError>> {
         self.read_secret(actor, id).boxed()
+    }
+
+    fn values<'a>(
+        &'a self,
+        actor: &'a Actor,
+        id: &'a ObjectId,
+    ) -> BoxFuture<'a, Result<Option<BTreeMap<String, Secret>>, ClusterError>> {
+        self.read_values(actor, id).boxed()
     }
 
     fn secrets<'a>(

@@ -5,6 +5,7 @@
 //! key, and a test keeps it so.
 
 mod environment;
+mod identity;
 mod reader;
 mod sections;
 
@@ -18,6 +19,9 @@ use proto::ids::ClusterName;
 use tracing_subscriber::filter::Targets;
 
 pub use self::environment::Environment;
+pub use self::identity::Identity;
+pub use self::identity::Method;
+pub use self::identity::RoleId;
 pub use self::reader::Problem;
 use self::reader::Reader;
 pub use self::reader::digits;
@@ -261,6 +265,7 @@ fn vault(reader: &mut Reader) -> Option<Vault> {
     let namespace = reader.text("vault.namespace", "the name of a namespace");
     let timeout = reader.duration("vault.timeout", 10 * SECOND, SECOND..=5 * MINUTE);
     let trusted_mounts = reader.list("vault.trusted_mounts");
+    let identity = identity::identity(reader);
     Some(Vault {
         address: address?,
         ca_file,
@@ -268,6 +273,7 @@ fn vault(reader: &mut Reader) -> Option<Vault> {
         namespace,
         timeout,
         trusted_mounts,
+        identity: identity?,
     })
 }
 

@@ -27,6 +27,7 @@ use deploy::ports::Engine;
 use deploy::ports::Force;
 use deploy::ports::Login;
 use deploy::ports::Observation;
+use deploy::ports::Parameters;
 use deploy::ports::Payload;
 use deploy::ports::Scope;
 use deploy::ports::Secrets;
@@ -110,8 +111,8 @@ async fn vault_suite(side: &VaultSide) -> Result<()> {
     let creds = path("database/creds/flask")?;
     ensure!(port.engine(&session, &creds).await?.engine == Engine::Dynamic);
     let (one, two) = (
-        port.issue(&session, &creds).await?,
-        port.issue(&session, &creds).await?,
+        port.issue(&session, &creds, &Parameters::new()).await?,
+        port.issue(&session, &creds, &Parameters::new()).await?,
     );
     ensure!(
         value(&one, "username") != value(&two, "username"),

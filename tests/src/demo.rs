@@ -60,7 +60,7 @@ pub async fn run(stand: &Stand, say: Say<'_>) -> Result<()> {
     let programs = agent::build().await?;
     heading(say, 2, "start the agent beside the (imagined) runner");
     let dir = stand.facts().site.folder("agent")?;
-    let config = agent::write_agent_config(&dir, stand)?;
+    let config = agent::write_agent_config(&dir, stand).await?;
     let _agent = start_agent(&programs, &config, &dir).await?;
     platform(stand).await?;
     say(

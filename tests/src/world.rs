@@ -61,6 +61,8 @@ pub struct World {
     dir: TempDir,
     agent: Option<Child>,
     programs: Option<agent::Programs>,
+    /// The section of the configuration that says how the agent itself logs in to Vault.
+    identity: String,
 }
 
 impl World {
@@ -98,7 +100,7 @@ impl World {
         let dir = TempDir::with_prefix_in("qm-", &facts.site.dir)?;
         let namespace = role.clone();
         stand.grant_project(&namespace, &project).await?;
-        let world = Self {
+        let mut world = Self {
             stand,
             namespace,
             project,
@@ -108,9 +110,11 @@ impl World {
             dir,
             agent: None,
             programs: None,
+            identity: String::new(),
         };
         world.furnish_vault().await?;
         fs::write(world.policy_path(), world.policy())?;
+        world.identity = world.approle_identity().await?;
         world.write_config()?;
         Ok(world)
     }
@@ -132,8 +136,10 @@ impl World {
             dir: TempDir::with_prefix_in("qm-", &facts.site.dir)?,
             agent: None,
             programs: self.programs.clone(),
+            identity: String::new(),
         };
         fs::copy(self.policy_path(), other.policy_path())?;
+        other.identity = other.approle_identity().await?;
         other.write_config()?;
         other.start_agent().await?;
         Ok(other)
@@ -205,9 +211,20 @@ require_digest = false
             issuer: self.stand.facts().issuer.clone(),
             vault: format!("http://{}", self.vault.address()),
             programs: agent::render_programs()?,
+            identity: self.identity.clone(),
         };
         fs::write(self.config_path(), agent::config(&site))?;
         Ok(())
+    }
+
+    /// Gives the agent, which is to be started again, another identity in Vault: the text of the
+    /// section `[vault.identity]`, or nothing.
+    ///
+    /// # Errors
+    /// When the configuration cannot be written.
+    pub fn use_identity(&mut self, section: &str) -> Result<()> {
+        section.clone_into(&mut self.identity);
+        self.write_config()
     }
 
     /// Where the agent's configuration is.

@@ -1,7 +1,7 @@
 //! Bodies on their way to and from the API server.
 //!
-//! Called by [`super::Kube`] only; pure. This is the one place where Secret values become base64,
-//! and where they are taken out of what the server returns. Buffers with values are wiped when the
+//! Called by [`super::Kube`] and its watches only; pure. This is the one place where Secret values
+//! become base64 and come from it, and where they are taken out of what the server returns. Buffers with values are wiped when the
 //! last holder drops them (best effort: the HTTP stack copies what it sends).
 
 use std::collections::BTreeMap;
@@ -132,7 +132,7 @@ pub(super) fn strip(object: &mut Value, gvk: &Gvk) {
 }
 
 /// Removes the annotation of a Secret that holds its values.
-fn without_copy(secret: &mut Value) {
+pub(super) fn without_copy(secret: &mut Value) {
     let annotations = secret.pointer_mut("/metadata/annotations");
     if let Some(annotations) = annotations.and_then(Value::as_object_mut) {
         annotations.remove(LAST_APPLIED);
@@ -183,6 +183,26 @@ pub(super) fn secret(body: Vec<u8>, key: &FingerprintKey) -> Option<SecretView> 
     let body = Zeroizing::new(body);
     let read: Read = serde_json::from_slice(&body).ok()?;
     read.view(key)
+}
+
+/// What is read of a Secret for its values alone.
+#[derive(Deserialize)]
+struct Values {
+    data: Option<BTreeMap<String, Wiped>>,
+}
+
+/// Reads the values of a Secret; `None` where the body is not a Secret's.
+pub(super) fn values(body: Vec<u8>) -> Option<BTreeMap<String, Secret>> {
+    let body = Zeroizing::new(body);
+    let read: Values = serde_json::from_slice(&body).ok()?;
+    let values = read.data.unwrap_or_default().into_iter();
+    values
+        .map(|(name, value)| {
+            let bytes = Zeroizing::new(STANDARD.decode(value.0.as_bytes()).ok()?);
+            // Of the exact size: shrinking the decoder's buffer would leave an unwiped copy.
+            Some((name, Secret::new(bytes.as_slice().to_vec())))
+        })
+        .collect()
 }
 
 /// Which part of a listing.
@@ -314,6 +334,19 @@ mod tests {
         let empty = secret(b"{}".to_vec(), &key).expect("a Secret can be empty");
         assert!(empty.values.is_empty());
         assert_eq!(secret(b"<html>".to_vec(), &key), None);
+    }
+
+    #[test]
+    fn values_are_decoded_and_shown_by_no_formatter() {
+        let body = br#"{"kind":"Secret","data":{"password":"aHVudGVyMg==","empty":""}}"#;
+        let read = values(body.to_vec()).expect("it is a Secret");
+        assert_eq!(read["password"].reveal(), b"hunter2");
+        assert!(read["empty"].is_empty());
+        assert!(!format!("{read:?}").contains("hunter2"));
+        assert_eq!(values(b"{}".to_vec()).map(|read| read.len()), Some(0));
+        assert!(values(b"<html>".to_vec()).is_none());
+        let odd = br#"{"data":{"password":"hunter 2"}}"#.to_vec();
+        assert!(values(odd).is_none());
     }
 
     #[test]

@@ -2,18 +2,22 @@
 //!
 //! Called by [`super::Kube`] only. kube's watcher does the protocol; this file adds what it leaves
 //! out: kinds that are not served yet, objects that vanished while the watch was down, and trouble
-//! told in classes. Nothing is spawned, so dropping the stream ends all. Secrets are never watched.
+//! told in classes. Nothing is spawned, so dropping the stream ends all. Invariant: of Secrets the
+//! server is asked for metadata only, so no value of one is ever here.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
+use futures::TryStreamExt;
 use futures::stream;
 use futures::stream::BoxStream;
 use kube::Api;
 use kube::api::ApiResource;
 use kube::api::DynamicObject;
+use kube::core::DynamicResourceScope;
+use kube::core::PartialObjectMeta;
 use kube::core::Status;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::utils::Backoff;
@@ -118,11 +122,6 @@ impl Watch {
 
     async fn find(&mut self, failures: u32) {
         let gvk = &self.scope.gvk;
-        if objects::is_secret(gvk) {
-            let reason = "Secrets are not watched".to_owned();
-            self.give_up(reason);
-            return;
-        }
         if failures > 0 {
             let factor = 1 << failures.min(8);
             tokio::time::sleep((RETRY.0 * factor).min(RETRY.1)).await;
@@ -171,18 +170,51 @@ impl Watch {
         if !texts.into_iter().flatten().all(fit) {
             return Err("the name or namespace is not valid");
         }
-        let api: Api<DynamicObject> = match (resource.namespaced, &self.scope.namespace) {
-            (true, Some(namespace)) => Api::namespaced_with(client, namespace, &kind),
-            (false, None) => Api::all_with(client, &kind),
-            (true, None) | (false, Some(_)) => {
-                return Err("the namespace does not fit the kind's scope");
-            }
-        };
         let mut config = watcher::Config::default().timeout(WATCH_SECONDS);
         if let Some(name) = &self.scope.name {
             config = config.fields(&format!("metadata.name={name}"));
         }
+        let namespace = match (resource.namespaced, &self.scope.namespace) {
+            (true, Some(namespace)) => Some(namespace.as_str()),
+            (false, None) => None,
+            (true, None) | (false, Some(_)) => {
+                return Err("the namespace does not fit the kind's scope");
+            }
+        };
+        if objects::is_secret(&resource.gvk) {
+            // kube asks for nothing but metadata where this is the type.
+            let api = api::<PartialObjectMeta<DynamicObject>>(client, namespace, &kind);
+            let events = watcher(api, config).map_ok(without_spec);
+            return Ok(events.backoff(Retry::new()).boxed());
+        }
+        let api = api::<DynamicObject>(client, namespace, &kind);
         Ok(watcher(api, config).backoff(Retry::new()).boxed())
+    }
+}
+
+fn api<K>(client: kube::Client, namespace: Option<&str>, kind: &ApiResource) -> Api<K>
+where
+    K: kube::Resource<DynamicType = ApiResource, Scope = DynamicResourceScope>,
+{
+    match namespace {
+        Some(namespace) => Api::namespaced_with(client, namespace, kind),
+        None => Api::all_with(client, kind),
+    }
+}
+
+/// Makes an event about metadata one about an object that has nothing else.
+fn without_spec(event: Event<PartialObjectMeta<DynamicObject>>) -> Event<DynamicObject> {
+    let object = |partial: PartialObjectMeta<DynamicObject>| DynamicObject {
+        types: partial.types,
+        metadata: partial.metadata,
+        data: serde_json::Value::Null,
+    };
+    match event {
+        Event::Init => Event::Init,
+        Event::InitApply(partial) => Event::InitApply(object(partial)),
+        Event::InitDone => Event::InitDone,
+        Event::Apply(partial) => Event::Apply(object(partial)),
+        Event::Delete(partial) => Event::Delete(object(partial)),
     }
 }
 

@@ -1,7 +1,8 @@
 //! Reading objects and Secrets, one by one or all of a kind.
 //!
 //! Called by [`super::Kube`] only. Each call is one GET as the actor. Values of Secrets become
-//! fingerprints while the answer is parsed and go no further.
+//! fingerprints while the answer is parsed and go no further, but for [`Kube::read_values`], which
+//! hands them on in the redacted type.
 
 use std::collections::BTreeMap;
 
@@ -14,6 +15,7 @@ use deploy::object::ObjectId;
 use deploy::ports::ClusterError;
 use deploy::ports::SecretView;
 use deploy::principal::Actor;
+use deploy::secret::Secret;
 
 use super::Kube;
 use super::address;
@@ -69,6 +71,26 @@ impl Kube {
         };
         let doing = Doing::to("get", id, Effect::Read);
         objects::secret(body, &self.fingerprint_key)
+            .map(Some)
+            .ok_or_else(|| error::garbled(&doing))
+    }
+
+    /// Reads the values of a Secret.
+    pub(super) async fn read_values(
+        &self,
+        actor: &Actor,
+        id: &ObjectId,
+    ) -> Result<Option<BTreeMap<String, Secret>>, ClusterError> {
+        let doing = Doing::to("get", id, Effect::Read);
+        if !objects::is_secret(&id.gvk) {
+            return Err(ClusterError::Unexpected {
+                reason: format!("{id} is not a Secret"),
+            });
+        }
+        let Some(body) = self.fetch(actor, id).await? else {
+            return Ok(None);
+        };
+        objects::values(body)
             .map(Some)
             .ok_or_else(|| error::garbled(&doing))
     }

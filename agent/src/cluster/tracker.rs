@@ -17,6 +17,8 @@ use deploy::object::ObjectId;
 use deploy::ports::Observation;
 use deploy::ports::Scope;
 
+use super::objects;
+
 /// How long a watch that once worked may be denied before it is believed: an API server that has
 /// just started denies everything until it knows its own RBAC rules.
 const DOUBTED: Duration = Duration::from_secs(10);
@@ -98,14 +100,22 @@ impl Tracker {
         }
     }
 
-    /// Writes an object as JSON; objects in a list come without their kind.
+    /// Writes an object as JSON; objects in a list come without their kind. Who owns the fields of a
+    /// Secret is told, as there is no other news about its values.
     fn present(&self, mut object: DynamicObject) -> Option<Observation> {
-        object.metadata.managed_fields = None;
+        let is_secret = objects::is_secret(&self.scope.gvk);
+        if !is_secret {
+            object.metadata.managed_fields = None;
+        }
         object.types = Some(TypeMeta {
             api_version: self.scope.gvk.api_version(),
             kind: self.scope.gvk.kind.clone(),
         });
-        serde_json::to_value(object).ok().map(Observation::Present)
+        let mut body = serde_json::to_value(object).ok()?;
+        if is_secret {
+            objects::without_copy(&mut body);
+        }
+        Some(Observation::Present(body))
     }
 
     fn gone(&self, (namespace, name): &(Option<String>, String)) -> Observation {
@@ -187,6 +197,22 @@ mod tests {
         );
         let second = vec![Event::Init, Event::InitApply(object("c")), Event::InitDone];
         assert_eq!(told(&mut tracker, second), ["present c", "gone b"]);
+    }
+
+    #[test]
+    fn a_secret_is_told_by_its_metadata_with_owners_and_without_the_copy_of_its_values() {
+        let gvk = Gvk::new("v1", "Secret");
+        let mut tracker = Tracker::new(Scope { gvk, ..scope() });
+        let mut secret = object("db");
+        let copy = "kubectl.kubernetes.io/last-applied-configuration";
+        let annotations = [(copy, "hunter2"), ("a", "b")];
+        let texts = annotations.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        secret.metadata.annotations = Some(texts.into());
+        let mut out = VecDeque::new();
+        tracker.take(Event::Apply(secret), &mut out);
+        let expected = serde_json::json!({"apiVersion": "v1", "kind": "Secret", "metadata":
+            {"name": "db", "namespace": "flask", "managedFields": [], "annotations": {"a": "b"}}});
+        assert_eq!(out, [Observation::Present(expected)]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -17,7 +17,7 @@ const CLIENT: [&str; 3] = [
 ];
 
 /// Variables without prefix, in lower case, and the keys that they set.
-const KEYS: [(&str, &str); 23] = [
+const KEYS: [(&str, &str); 33] = [
     ("policy", "policy"),
     ("state_dir", "state_dir"),
     ("drain_timeout", "drain_timeout"),
@@ -38,6 +38,19 @@ const KEYS: [(&str, &str); 23] = [
     ("vault_jwt_mount", "vault.jwt_mount"),
     ("vault_namespace", "vault.namespace"),
     ("vault_timeout", "vault.timeout"),
+    ("vault_identity_method", "vault.identity.method"),
+    ("vault_identity_mount", "vault.identity.mount"),
+    ("vault_identity_role", "vault.identity.role"),
+    ("vault_identity_role_id", "vault.identity.role_id"),
+    ("vault_identity_role_id_file", "vault.identity.role_id_file"),
+    (
+        "vault_identity_secret_id_file",
+        "vault.identity.secret_id_file",
+    ),
+    ("vault_identity_jwt_file", "vault.identity.jwt_file"),
+    ("vault_identity_cert_file", "vault.identity.cert_file"),
+    ("vault_identity_key_file", "vault.identity.key_file"),
+    ("vault_identity_token_file", "vault.identity.token_file"),
     ("render_helm", "render.helm"),
     ("render_kubectl", "render.kubectl"),
     ("config", ""),

@@ -87,6 +87,14 @@ impl Reader {
             .collect()
     }
 
+    /// Takes everything under `key` and returns the keys.
+    pub(super) fn take_below(&mut self, key: &str) -> Vec<String> {
+        let prefix = format!("{key}.");
+        let below = |known: &String, _: &mut Value| known.starts_with(&prefix);
+        let taken = self.values.extract_if(.., below);
+        taken.map(|(key, _)| key).collect()
+    }
+
     /// Takes a value through `read`; a refused value is a problem.
     pub(super) fn take<T>(
         &mut self,

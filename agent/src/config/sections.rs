@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use deploy::bundle;
 
+use super::Identity;
 use super::MINUTE;
 use super::SECOND;
 
@@ -91,6 +92,8 @@ pub struct Vault {
     pub timeout: Duration,
     /// Auth mounts whose metadata says who holds a passed token; none: passed tokens are no identity.
     pub trusted_mounts: Vec<String>,
+    /// The agent's own login; unset: credentials that outlive a run are refused.
+    pub identity: Option<Identity>,
 }
 
 /// Programs that render; unset: runs that need one are refused.

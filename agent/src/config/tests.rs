@@ -66,8 +66,90 @@ fn the_documented_sample_is_valid() {
     let mut every: String = sample.lines().map(uncommented).collect();
     // Both ways to name the jobs socket are shown; only one may be used.
     every = every.replace("\njobs_dir =", "\n#jobs_dir =");
-    let config = read(&every).expect("every documented key exists");
-    assert_eq!(config.limits, HttpLimits::default());
+    // All methods of the identity are shown; only the keys of the one that is chosen may be used.
+    let methods: [(&str, &[&str]); 5] = [
+        ("approle", &["mount", "role_id", "secret_id_file"]),
+        ("jwt", &["mount", "role", "jwt_file"]),
+        ("kubernetes", &["mount", "role", "jwt_file"]),
+        ("cert", &["mount", "role", "cert_file", "key_file"]),
+        ("token_file", &["token_file"]),
+    ];
+    let (before, section) = every
+        .split_once("[vault.identity]\n")
+        .expect("the section is shown");
+    let (section, after) = section.split_once("\n[").expect("another one follows");
+    let mut shown: Vec<&str> = Vec::new();
+    for (method, keys) in methods {
+        let kept = section.lines().filter(|line| {
+            let name = line.split(" =").next().unwrap_or_default();
+            shown.extend(line.contains(" = ").then_some(name));
+            keys.contains(&name)
+        });
+        let kept: Vec<&str> = kept.collect();
+        let text = format!(
+            "{before}[vault.identity]\nmethod = \"{method}\"\n{}\n[{after}",
+            kept.join("\n")
+        );
+        let config = read(&text).expect("every documented key exists");
+        assert_eq!(config.limits, HttpLimits::default());
+        let identity = config.vault.identity.expect("it is set");
+        assert_eq!(identity.method.name(), method);
+    }
+    for key in ["role_id_file", "method"] {
+        assert!(shown.contains(&key), "{key} is not in the sample");
+    }
+}
+
+fn identity(section: &str) -> Result<Option<Identity>, Vec<String>> {
+    let text = format!("{MINIMAL}\n[vault.identity]\n{section}");
+    read(&text).map(|config| config.vault.identity)
+}
+
+#[test]
+fn an_identity_names_files_and_has_a_mount_by_its_method() {
+    assert_eq!(identity(""), Ok(None));
+    let approle = identity("method = 'approle'\nrole_id = 'r'\nsecret_id_file = '/s'");
+    let expected = Identity {
+        mount: "approle".to_owned(),
+        method: Method::AppRole {
+            role: RoleId::Text("r".to_owned()),
+            secret_id_file: PathBuf::from("/s"),
+        },
+    };
+    assert_eq!(approle, Ok(Some(expected)));
+    let pairs = [
+        ("QUAYMASTER_VAULT_IDENTITY_METHOD", "token_file"),
+        ("QUAYMASTER_VAULT_IDENTITY_TOKEN_FILE", "/t"),
+    ];
+    let config = read_with(MINIMAL, &pairs).expect("it is valid");
+    let method = config.vault.identity.map(|identity| identity.method);
+    let token_file = PathBuf::from("/t");
+    assert_eq!(method, Some(Method::TokenFile { token_file }));
+}
+
+#[test]
+fn an_identity_tells_all_its_problems() {
+    let rows: [(&str, &[&str]); 6] = [
+        ("role = 'x'", &["method"]),
+        ("method = 'ldap'\nrole = 'x'", &["method"]),
+        ("method = 'approle'", &["role_id", "secret_id_file"]),
+        (
+            "method = 'jwt'\nrole_id = 'x'",
+            &["role", "jwt_file", "role_id"],
+        ),
+        (
+            "method = 'cert'\nkey_file = 'x'",
+            &["cert_file", "key_file"],
+        ),
+        (
+            "method = 'approle'\nrole_id = 'r'\nrole_id_file = '/r'\nsecret_id_file = '/s'",
+            &["role_id_file"],
+        ),
+    ];
+    for (section, keys) in rows {
+        let expected = keys.iter().map(|key| format!("vault.identity.{key}"));
+        assert_eq!(identity(section), Err(expected.collect()), "{section}");
+    }
 }
 
 /// Turns `#key = value` of the sample into `key = value`; prose has a space after the sign.

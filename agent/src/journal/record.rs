@@ -98,6 +98,13 @@ pub(super) enum StoredEntry {
     LeaseIssued {
         lease: String,
     },
+    TokenMade {
+        accessor: String,
+        secret: String,
+    },
+    TokenEnded {
+        accessor: String,
+    },
     Planned,
     Resumed {
         fence: u64,
@@ -161,6 +168,13 @@ impl From<Entry> for StoredEntry {
     fn from(entry: Entry) -> Self {
         match entry {
             Entry::LeaseIssued { lease } => Self::LeaseIssued { lease: lease.0 },
+            Entry::TokenMade { accessor, secret } => Self::TokenMade {
+                accessor: accessor.0,
+                secret,
+            },
+            Entry::TokenEnded { accessor } => Self::TokenEnded {
+                accessor: accessor.0,
+            },
             // The brief itself has a table of its own.
             Entry::Planned { brief: _ } => Self::Planned,
             Entry::Resumed { fence } => Self::Resumed { fence },

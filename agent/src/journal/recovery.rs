@@ -6,6 +6,7 @@
 
 use deploy::object::AppliedObject;
 use deploy::resume::Progress;
+use deploy::secret::Accessor;
 use deploy::secret::LeaseId;
 use jiff::SignedDuration;
 use jiff::Timestamp;
@@ -74,6 +75,9 @@ pub struct UnfinishedRun {
     pub phase: Phase,
     /// Leases that it was issued and that are not recorded as revoked.
     pub leases: Vec<LeaseId>,
+    /// Tokens that were made for its credentials and are not recorded as ended, each with the name
+    /// of its Secret. A token whose Secret was written lives on: the Secret names its accessor.
+    pub tokens: Vec<(Accessor, String)>,
     /// What it takes to go on with it; unset for a run that had no plan yet.
     pub brief: Option<Value>,
     /// The number of its lock; 0 without one.
@@ -195,6 +199,7 @@ fn open_runs(database: &Database) -> Result<Vec<UnfinishedRun>, FaultCause> {
             id,
             phase: Phase::NothingWritten,
             leases: Vec::new(),
+            tokens: Vec::new(),
             brief: None,
             fence: 0,
             objects: Vec::new(),
@@ -231,6 +236,12 @@ impl UnfinishedRun {
     fn take(&mut self, entry: StoredEntry) {
         match entry {
             StoredEntry::LeaseIssued { lease } => self.leases.push(LeaseId(lease)),
+            StoredEntry::TokenMade { accessor, secret } => {
+                self.tokens.push((Accessor(accessor), secret));
+            }
+            StoredEntry::TokenEnded { accessor } => {
+                self.tokens.retain(|(kept, _)| kept.0 != accessor);
+            }
             StoredEntry::Planned => {}
             StoredEntry::Resumed { fence } => {
                 self.fence = fence;

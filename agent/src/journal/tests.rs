@@ -3,6 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::PermissionsExt;
 
+use deploy::secret::Accessor;
 use deploy::secret::LeaseId;
 use proto::error::Code;
 use proto::report::Status;
@@ -141,6 +142,33 @@ async fn a_run_that_was_cut_off_is_told_truthfully() {
     assert_eq!(journal.unfinished().await.unwrap(), cut);
     journal.settle(&RunId::from_bits(2)).await.unwrap();
     assert_eq!(journal.unfinished().await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn tokens_that_were_made_and_not_ended_are_listed_after_a_restart() {
+    let place = Place::new();
+    let token = |name: &str| Accessor(format!("accessor-{name}"));
+    {
+        let journal = place.open().expect("it opens");
+        journal.begin(run(1, None, 0), at(0)).await.unwrap();
+        let entries = journal.of_run(RunId::from_bits(1));
+        for name in ["db", "cache"] {
+            let made = Entry::TokenMade {
+                accessor: token(name),
+                secret: format!("flask-{name}"),
+            };
+            entries.append(made).await.unwrap();
+        }
+        let ended = Entry::TokenEnded {
+            accessor: token("db"),
+        };
+        entries.append(ended).await.unwrap();
+    }
+    let journal = place.open().expect("it opens again");
+    let cut = journal.recover(at(100)).await.unwrap();
+    let expected = [(token("cache"), "flask-cache".to_owned())];
+    assert_eq!(cut[0].tokens, expected);
+    assert!(cut[0].leases.is_empty());
 }
 
 #[tokio::test]

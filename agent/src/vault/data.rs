@@ -4,8 +4,8 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use serde_json::Value;
-use vaultrs::api::EndpointResult;
 
 use deploy::ports::Engine;
 use deploy::ports::Mount;
@@ -15,6 +15,8 @@ use deploy::secret::Lease;
 use deploy::secret::LeaseId;
 use deploy::secret::Secret;
 use deploy::secret::VaultPath;
+
+use super::wire::Envelope;
 
 /// What a token says about itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -80,8 +82,29 @@ pub(super) fn inner<'p>(mount: &str, path: &'p VaultPath) -> Option<&'p str> {
     path.as_str().strip_prefix(mount)?.strip_prefix('/')
 }
 
-/// Reads the answer of a KV v1 mount or of an issuing engine.
-pub(super) fn plain(answer: EndpointResult<Value>, path: &str) -> Result<SecretData, SecretsError> {
+/// Reads the answer of an issuing engine at its time `now`. Of values without a lease the end is
+/// found where engines tell it: a certificate's `expiration` (a time), the `ttl` of a static role.
+pub(super) fn issued(
+    answer: Envelope,
+    path: &str,
+    now: Timestamp,
+) -> Result<SecretData, SecretsError> {
+    let number = |name: &str| answer.data.as_ref()?.get(name)?.as_i64();
+    let until = |end: i64| u64::try_from(end.saturating_sub(now.as_second())).unwrap_or(0);
+    let expiry = || number("expiration").map(until);
+    let rotation = || number("ttl").and_then(|ttl| u64::try_from(ttl).ok());
+    let ends_in = match answer.lease_id.as_str() {
+        "" => expiry().or_else(rotation),
+        _leased => None,
+    };
+    let data = plain(answer, path)?;
+    Ok(SecretData { ends_in, ..data })
+}
+
+/// Reads the answer of a KV v1 mount. A field that is a text becomes its bytes; every other field
+/// becomes its JSON, so the `ca_chain` of a certificate is `["-----BEGIN CERTIFICATE-----\n..."]`,
+/// its `expiration` is `1796081904`, and null is `null`.
+pub(super) fn plain(answer: Envelope, path: &str) -> Result<SecretData, SecretsError> {
     let lease = (!answer.lease_id.is_empty()).then(|| Lease {
         id: LeaseId(answer.lease_id),
         seconds: u64::from(answer.lease_duration),
@@ -91,12 +114,13 @@ pub(super) fn plain(answer: EndpointResult<Value>, path: &str) -> Result<SecretD
         fields: fields(answer.data.unwrap_or_default(), path)?,
         version: None,
         lease,
+        ends_in: None,
     })
 }
 
 /// Reads the answer of a KV v2 mount.
 pub(super) fn versioned(
-    answer: EndpointResult<Value>,
+    answer: Envelope,
     path: &str,
     asked: u64,
 ) -> Result<SecretData, SecretsError> {
@@ -116,6 +140,7 @@ pub(super) fn versioned(
         fields: fields(values, path)?,
         version,
         lease: None,
+        ends_in: None,
     })
 }
 
@@ -182,8 +207,8 @@ mod tests {
         VaultPath::parse(text).expect("the test's path is valid")
     }
 
-    fn answer(data: Value) -> EndpointResult<Value> {
-        EndpointResult {
+    fn answer(data: Value) -> Envelope {
+        Envelope {
             data: Some(data),
             auth: None,
             lease_id: String::new(),
@@ -255,6 +280,22 @@ mod tests {
         let expected: [(&str, &[u8]); 3] = [("a", b"x"), ("l", b"[1,\"b\"]"), ("n", b"7")];
         assert_eq!(shown, expected);
         assert_eq!(read.version, Some(4));
+    }
+
+    #[test]
+    fn values_without_a_lease_tell_their_end() {
+        let now = Timestamp::from_second(1_796_000_000).expect("a time");
+        let ends_in = |answer| issued(answer, "pki/issue/flask", now).map(|data| data.ends_in);
+        let certificate = || json!({"expiration": 1_796_000_060, "ca_chain": ["a"]});
+        assert_eq!(ends_in(answer(certificate())), Ok(Some(60)));
+        let past = json!({"expiration": 1_795_000_000});
+        assert_eq!(ends_in(answer(past)), Ok(Some(0)));
+        let role = json!({"password": "x", "rotation_period": 86_400, "ttl": 41});
+        assert_eq!(ends_in(answer(role)), Ok(Some(41)));
+        assert_eq!(ends_in(answer(json!({"password": "x"}))), Ok(None));
+        let mut leased = answer(certificate());
+        leased.lease_id = "pki/issue/flask/1".to_owned();
+        assert_eq!(ends_in(leased), Ok(None));
     }
 
     #[test]

@@ -57,6 +57,7 @@ pub(super) fn meaning(failure: Failure, doing: Doing<'_>) -> SecretsError {
             reason: "the token has characters that no Vault token has".to_owned(),
         },
         Failure::NotSent { reason } => unavailable(reason, None),
+        Failure::NoOwnToken(error) => error,
         Failure::Cut { reason } => doing.cut(reason),
         Failure::Garbled => match doing {
             Doing::Login | Doing::Read { .. } => SecretsError::Unexpected {
@@ -115,8 +116,7 @@ fn bad_request(refusal: &Refusal, doing: Doing<'_>) -> SecretsError {
             reason: words(refusal),
         },
         Doing::Read { .. } | Doing::Change { .. } => {
-            let says = |text: &str| refusal.errors.iter().any(|error| error.contains(text));
-            if says("unknown role") || says("role not found") || says("no handler for route") {
+            if refusal.says(&["unknown role", "role not found", "no handler for route"]) {
                 return SecretsError::Missing { path: doing.path() };
             }
             SecretsError::Unexpected {
@@ -128,12 +128,11 @@ fn bad_request(refusal: &Refusal, doing: Doing<'_>) -> SecretsError {
 
 /// Says whether an engine could not even connect to its database, so that nothing was made there.
 fn nobody_behind(refusal: &Refusal) -> bool {
-    let signs = ["failed to connect to", "error verifying connection"];
-    let shows = |error: &String| signs.iter().any(|sign| error.contains(sign));
-    refusal.errors.iter().any(shows)
+    refusal.says(&["failed to connect to", "error verifying connection"])
 }
 
-fn unavailable(reason: String, retry_after_seconds: Option<u64>) -> SecretsError {
+/// Says that Vault is away, with what it asked to wait.
+pub(super) fn unavailable(reason: String, retry_after_seconds: Option<u64>) -> SecretsError {
     SecretsError::Unavailable {
         reason,
         retry_after_seconds,
@@ -151,7 +150,7 @@ fn status_words(refusal: &Refusal) -> String {
 }
 
 /// Returns Vault's words on one line, without anything that looks like a token.
-fn words(refusal: &Refusal) -> String {
+pub(super) fn words(refusal: &Refusal) -> String {
     let text = refusal.errors.join("; ");
     let masked: Vec<&str> = text
         .split_whitespace()

@@ -9,14 +9,19 @@ use std::pin::Pin;
 
 use http::Request;
 use http::Response;
+use jiff::Timestamp;
+use jiff::fmt::rfc2822::DateTimeParser;
 use rustify::Endpoint;
 use rustify::errors::ClientError;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use vaultrs::api::EndpointMiddleware;
 use vaultrs::api::EndpointResult;
 use zeroize::Zeroize;
+use zeroize::Zeroizing;
 
+use deploy::ports::SecretsError;
 use deploy::secret::Secret;
 
 /// An answer longer than this is not one of Vault's.
@@ -51,7 +56,26 @@ pub(super) enum Failure {
     Refused(Refusal),
     /// A success whose body makes no sense.
     Garbled,
+    /// The call was to be made with the agent's own token, and there is none that works.
+    NoOwnToken(SecretsError),
 }
+
+/// The answer of a call that succeeded; its body is wiped on drop.
+pub(super) struct Reply {
+    body: Zeroizing<Vec<u8>>,
+    /// The server's time.
+    pub(super) at: Option<Timestamp>,
+}
+
+impl Reply {
+    /// Reads the body. The parser's error may quote a value, so it goes no further.
+    pub(super) fn parse<T: DeserializeOwned>(&self) -> Result<T, Failure> {
+        serde_json::from_slice(&self.body).map_err(|_quotes_the_body| Failure::Garbled)
+    }
+}
+
+/// The envelope of an answer whose shape is not known beforehand.
+pub(super) type Envelope = EndpointResult<Value>;
 
 /// An answer with a status that is not a success.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -85,28 +109,16 @@ impl Wire {
         &self,
         token: Option<&Secret>,
         endpoint: E,
-    ) -> Result<EndpointResult<Value>, Failure> {
-        let mut body = self.exchange(token, endpoint).await?;
-        let envelope = serde_json::from_slice(&body);
-        body.zeroize();
-        // The parser's error may quote a value.
-        envelope.map_err(|_quotes_the_body| Failure::Garbled)
+    ) -> Result<Envelope, Failure> {
+        self.call(token, endpoint).await?.parse()
     }
 
-    /// Runs an endpoint whose success has no body worth reading.
-    pub(super) async fn tell<E: Endpoint>(
+    /// Runs an endpoint.
+    pub(super) async fn call<E: Endpoint>(
         &self,
         token: Option<&Secret>,
         endpoint: E,
-    ) -> Result<(), Failure> {
-        self.exchange(token, endpoint).await.map(drop)
-    }
-
-    async fn exchange<E: Endpoint>(
-        &self,
-        token: Option<&Secret>,
-        endpoint: E,
-    ) -> Result<Vec<u8>, Failure> {
+    ) -> Result<Reply, Failure> {
         let mut middle = EndpointMiddleware {
             token: token.map_or(Ok(String::new()), header_text)?,
             version: "v1".to_owned(),
@@ -117,7 +129,10 @@ impl Wire {
         middle.token.zeroize();
         let response = result.map_err(|error| failure_of(&error))?.response;
         if response.status().is_success() {
-            return Ok(response.into_body());
+            return Ok(Reply {
+                at: date(&response),
+                body: Zeroizing::new(response.into_body()),
+            });
         }
         Err(Failure::Refused(refusal(&response)))
     }
@@ -184,6 +199,12 @@ pub(super) fn header_text(token: &Secret) -> Result<String, Failure> {
     String::from_utf8(bytes.to_vec()).map_err(|_unreachable_for_ascii| Failure::BadToken)
 }
 
+/// Reads when the server answered.
+fn date<T>(response: &Response<T>) -> Option<Timestamp> {
+    let text = response.headers().get(http::header::DATE)?.to_str().ok()?;
+    DateTimeParser::new().parse_timestamp(text).ok()
+}
+
 fn failure_of(error: &ClientError) -> Failure {
     match error {
         ClientError::GenericError { source } => source.downcast_ref::<Lost>().map_or_else(
@@ -230,6 +251,14 @@ fn innermost(error: &reqwest::Error) -> String {
         source = next;
     }
     source.to_string().chars().take(200).collect()
+}
+
+impl Refusal {
+    /// Says whether Vault's words have one of these in them.
+    pub(super) fn says(&self, texts: &[&str]) -> bool {
+        let has = |error: &String| texts.iter().any(|text| error.contains(text));
+        self.errors.iter().any(has)
+    }
 }
 
 fn refusal(response: &Response<Vec<u8>>) -> Refusal {
@@ -281,6 +310,16 @@ mod tests {
         let refusal = refusal(&response);
         assert_eq!(refusal.retry_after_seconds, Some(7));
         assert!(!refusal.speaks_vault && refusal.errors.is_empty());
+    }
+
+    #[test]
+    fn the_servers_time_is_read() {
+        let mut response = answer(200, "{}");
+        let value = http::HeaderValue::from_static("Fri, 27 Nov 2026 23:38:24 GMT");
+        response.headers_mut().insert(http::header::DATE, value);
+        let at = date(&response).expect("it is HTTP's form");
+        assert_eq!(at.to_string(), "2026-11-27T23:38:24Z");
+        assert_eq!(date(&answer(200, "{}")), None);
     }
 
     #[test]

@@ -277,7 +277,7 @@ fn dress(token: IdToken, options: &Token) -> Result<IdToken> {
 
 async fn run_agent(stand: &Stand) -> Result<()> {
     let dir = stand.facts().site.folder("agent")?;
-    let config = agent::write_agent_config(&dir, stand)?;
+    let config = agent::write_agent_config(&dir, stand).await?;
     let program = agent::build().await?.agent;
     let (jobs, admin) = agent::sockets(&dir);
     println!(

@@ -9,10 +9,12 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use reqwest::Method;
 use serde_json::Value;
 use tokio::process::{Child, Command};
 
 use super::layout::{AUDIENCE, Settings};
+use super::openbao::AGENT_ROLE;
 use super::{Stand, process};
 
 /// Longest that building the agent may take, from nothing.
@@ -42,6 +44,27 @@ pub struct AgentSite {
     pub vault: String,
     /// Helm and kubectl.
     pub programs: (PathBuf, PathBuf),
+    /// The section `[vault.identity]`; empty for an agent without an identity of its own.
+    pub identity: String,
+}
+
+/// Writes a new secret id of an AppRole beside the configuration in `dir`; returns the section that
+/// lets the agent log in with it.
+///
+/// # Errors
+/// When OpenBao refuses, or the folder cannot be written to.
+pub async fn approle_identity(dir: &Path, stand: &Stand, role: &str) -> Result<String> {
+    let path = format!("auth/approle/role/{role}/secret-id");
+    let body = serde_json::json!({});
+    let (status, answer) = stand.vault(Method::POST, &path, Some(&body)).await?;
+    let secret_id = answer["data"]["secret_id"].as_str();
+    let secret_id = secret_id.with_context(|| format!("OpenBao answered {status} at {path}"))?;
+    let file = dir.join("secret_id");
+    fs::write(&file, secret_id)?;
+    Ok(format!(
+        "[vault.identity]\nmethod = \"approle\"\nrole_id = \"{role}\"\nsecret_id_file = \"{}\"\n",
+        file.display()
+    ))
 }
 
 /// Returns the text of an agent's configuration.
@@ -65,6 +88,7 @@ audience = "{AUDIENCE}"
 address = "{vault}"
 trusted_mounts = ["jwt"]
 
+{identity}
 [render]
 helm = "{helm}"
 kubectl = "{kubectl}"
@@ -81,6 +105,7 @@ kubeconfig = "{kubeconfig}"
         issuer = site.issuer,
         vault = site.vault,
         kubeconfig = site.kubeconfig.display(),
+        identity = site.identity,
     )
 }
 
@@ -116,9 +141,10 @@ pub fn render_programs() -> Result<(PathBuf, PathBuf)> {
 /// Writes configuration and policy of an agent on this stand to `dir`; returns the configuration's path.
 ///
 /// # Errors
-/// When the folder cannot be written to.
-pub fn write_agent_config(dir: &Path, stand: &Stand) -> Result<PathBuf> {
+/// When the folder cannot be written to, or OpenBao refuses.
+pub async fn write_agent_config(dir: &Path, stand: &Stand) -> Result<PathBuf> {
     let facts = stand.facts();
+    fs::create_dir_all(dir)?;
     let site = AgentSite {
         dir: dir.to_owned(),
         policy: dir.join("policy.toml"),
@@ -126,8 +152,8 @@ pub fn write_agent_config(dir: &Path, stand: &Stand) -> Result<PathBuf> {
         issuer: facts.issuer.clone(),
         vault: facts.vault_addr.clone(),
         programs: render_programs()?,
+        identity: approle_identity(dir, stand, AGENT_ROLE).await?,
     };
-    fs::create_dir_all(dir)?;
     fs::write(&site.policy, POLICY)?;
     let path = dir.join("quaymaster.toml");
     fs::write(&path, config(&site)).with_context(|| format!("writing {}", path.display()))?;

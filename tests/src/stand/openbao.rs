@@ -40,6 +40,12 @@ path "sys/internal/ui/mounts" { capabilities = ["read"] }
 path "sys/internal/ui/mounts/*" { capabilities = ["read"] }
 "#;
 
+/// The AppRole and the policy of the agent's own identity in the sample.
+pub const AGENT_ROLE: &str = "quaymaster";
+
+/// What the agent's own identity needs, as it is delivered to operators, for secrets below `flask`.
+pub const AGENT_POLICY: &str = include_str!("../../../agent/dist/vault/identity.hcl");
+
 /// Claims that a login copies into the token's metadata. Optional ones are left out by JWT auth itself.
 const CLAIMS: &[&str] = &[
     "project_id",
@@ -207,7 +213,22 @@ async fn login(site: &Site, addr: &str, token: &str) -> Result<()> {
     .await?;
     let approle =
         json!({ "token_policies": ["flask-demo"], "token_ttl": "10m", "token_max_ttl": "1h" });
-    write(addr, token, "auth/approle/role/flask-demo", approle).await
+    write(addr, token, "auth/approle/role/flask-demo", approle).await?;
+    agent_identity(addr, token, AGENT_ROLE, AGENT_POLICY).await
+}
+
+/// Makes an AppRole for an agent, with a policy and a role id of the same name.
+///
+/// # Errors
+/// When a call is refused.
+pub async fn agent_identity(addr: &str, token: &str, name: &str, policy: &str) -> Result<()> {
+    let policies = format!("sys/policies/acl/{name}");
+    write(addr, token, &policies, json!({ "policy": policy })).await?;
+    let role = json!({ "token_policies": [name], "token_type": "service", "token_period": "1h" });
+    let path = format!("auth/approle/role/{name}");
+    write(addr, token, &path, role).await?;
+    let role_id = format!("{path}/role-id");
+    write(addr, token, &role_id, json!({ "role_id": name })).await
 }
 
 /// A JWT login role for jobs whose claims are as `bound` says.

@@ -12,6 +12,8 @@ use serde_json::Value;
 use serde_json::json;
 
 use super::World;
+use crate::stand::agent;
+use crate::stand::openbao;
 use crate::stand::openbao::jwt_role;
 
 impl World {
@@ -40,9 +42,53 @@ path "sys/internal/ui/mounts/*" {{ capabilities = ["read"] }}
             .await?;
         self.vault_write(&format!("database/roles/{role}"), like["data"].clone())
             .await?;
+        let facts = self.stand.facts();
+        let (addr, token) = (&facts.vault_addr, &facts.vault_root_token);
+        let policy = self.agent_policy();
+        openbao::agent_identity(addr, token, &self.agent_role(), &policy).await?;
         let bound = json!({ "project_id": self.project });
         self.vault_write(&format!("auth/jwt/role/{role}"), jwt_role(&bound, &[role]))
             .await
+    }
+
+    /// Name of the AppRole of this world's agents, and of its policy.
+    #[must_use]
+    pub fn agent_role(&self) -> String {
+        format!("{}-agent", self.role)
+    }
+
+    /// The policy that this world's agents begin with: the one that operators get, for this world's
+    /// secrets.
+    #[must_use]
+    pub fn agent_policy(&self) -> String {
+        let role = &self.role;
+        let delivered = openbao::AGENT_POLICY.replace("flask", role);
+        format!(
+            r#"{delivered}
+path "kv1/{role}/*" {{ capabilities = ["read"] }}
+path "database/creds/flask" {{ capabilities = ["read"] }}
+path "database/static-creds/{role}" {{ capabilities = ["read"] }}
+path "pki/issue/flask" {{ capabilities = ["update"] }}
+"#
+        )
+    }
+
+    /// Lets this world's agents do in OpenBao what a policy says, from now on: more than
+    /// [`Self::agent_policy`] where that is part of the text, less where it is not.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub async fn let_agent(&self, policy: &str) -> Result<()> {
+        let path = format!("sys/policies/acl/{}", self.agent_role());
+        self.vault_write(&path, json!({ "policy": policy })).await
+    }
+
+    /// Makes a secret id of the agents' AppRole; returns the section of the configuration for it.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub async fn approle_identity(&self) -> Result<String> {
+        agent::approle_identity(self.dir(), self.stand, &self.agent_role()).await
     }
 
     /// Writes to OpenBao with all rights.
