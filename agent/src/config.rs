@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use deploy::bundle;
 use proto::ids::ClusterName;
+use proto::ids::Namespace;
 use tracing_subscriber::filter::Targets;
 
 pub use self::environment::Environment;
@@ -30,6 +31,7 @@ pub use self::sections::Cluster;
 pub use self::sections::HttpLimits;
 pub use self::sections::Issuer;
 pub use self::sections::Render;
+pub use self::sections::Rotation;
 pub use self::sections::Sockets;
 pub use self::sections::Vault;
 use crate::telemetry::Format;
@@ -62,6 +64,8 @@ pub struct Config {
     pub vault: Vault,
     /// Programs that render.
     pub render: Render,
+    /// Secrets that are kept fresh; unset: none are.
+    pub rotation: Option<Rotation>,
     /// Clusters by the name that specs and rules use.
     pub clusters: BTreeMap<ClusterName, Cluster>,
 }
@@ -122,6 +126,7 @@ fn read(reader: &mut Reader) -> Option<Config> {
         helm: reader.path("render.helm"),
         kubectl: reader.path("render.kubectl"),
     };
+    let rotation = rotation(reader);
     let clusters = clusters(reader);
     Some(Config {
         policy: policy?,
@@ -134,6 +139,7 @@ fn read(reader: &mut Reader) -> Option<Config> {
         issuer: issuer?,
         vault: vault?,
         render,
+        rotation,
         clusters: clusters?,
     })
 }
@@ -274,6 +280,20 @@ fn vault(reader: &mut Reader) -> Option<Vault> {
         timeout,
         trusted_mounts,
         identity: identity?,
+    })
+}
+
+fn rotation(reader: &mut Reader) -> Option<Rotation> {
+    let expected = "the namespace that the agents share in every cluster";
+    let namespace = reader.take("rotation.namespace", expected, |value| {
+        value.as_str()?.parse::<Namespace>().ok()
+    });
+    let freshness = reader.duration("rotation.freshness", SECOND, SECOND / 10..=HOUR);
+    let requests = reader.count("rotation.requests_per_second", 50, 1..=10_000);
+    Some(Rotation {
+        namespace: namespace?,
+        freshness,
+        requests_per_second: requests,
     })
 }
 

@@ -31,6 +31,7 @@ use deploy::ports::Ports;
 use deploy::ports::Renderer;
 use deploy::ports::Secrets;
 use deploy::principal::Principal;
+use deploy::register::Home;
 use deploy::report;
 use deploy::request;
 use deploy::request::Request;
@@ -71,6 +72,8 @@ pub(super) struct Intake {
     pub(super) limits: bundle::Limits,
     /// The name under which others find this agent.
     pub(super) agent: String,
+    /// Where the agents note which Secrets they keep fresh; unset where this one keeps none.
+    pub(super) home: Option<Home>,
 }
 
 /// The tokens that a run may use.
@@ -216,6 +219,7 @@ impl Intake {
         let clock = Arc::clone(&self.clock);
         let key = Arc::clone(&self.key);
         let agent = self.agent.clone();
+        let home = self.home.clone();
         let login = login(&permit, tokens);
         Box::new(move |run: RunTools| {
             async move {
@@ -233,6 +237,7 @@ impl Intake {
                     key: &key,
                     stop: run.stop,
                     agent: &agent,
+                    home: home.as_ref(),
                 };
                 engine::run(permit, login, tools).await
             }

@@ -111,6 +111,7 @@ impl Intake {
             key: &self.key,
             stop: run.stop,
             agent: &self.agent,
+            home: self.home.as_ref(),
         };
         engine::resume(permit, brief, progress, began, tools).await
     }

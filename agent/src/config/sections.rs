@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use deploy::bundle;
+use proto::ids::Namespace;
 
 use super::Identity;
 use super::MINUTE;
@@ -103,6 +104,17 @@ pub struct Render {
     pub helm: Option<PathBuf>,
     /// kubectl, for kustomize.
     pub kubectl: Option<PathBuf>,
+}
+
+/// How Secrets are kept fresh.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rotation {
+    /// The agents' own namespace in every cluster.
+    pub namespace: Namespace,
+    /// How often Vault is asked for new versions.
+    pub freshness: Duration,
+    /// At most so many requests a second for versions, where each secret is asked by itself.
+    pub requests_per_second: usize,
 }
 
 /// One cluster.

@@ -202,6 +202,7 @@ pub(super) fn key_text(owner: &str, key: &str, mode: Mode) -> String {
         Mode::Deploy => "deploy",
         Mode::DryRun => "dry_run",
         Mode::Rollback => "rollback",
+        Mode::Rotation => "rotation",
     };
     let mut hash = Sha256::new();
     for part in [mode, owner, key] {

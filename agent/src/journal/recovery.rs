@@ -268,7 +268,7 @@ impl UnfinishedRun {
 fn interrupt(report: &mut Report, phase: Phase, now: Timestamp) {
     let message = match report.mode {
         Mode::DryRun => "the agent was stopped during the dry run; nothing was written".to_owned(),
-        Mode::Deploy | Mode::Rollback => {
+        Mode::Deploy | Mode::Rollback | Mode::Rotation => {
             format!("the agent was stopped during the run; {}", phase.message())
         }
     };

@@ -1,0 +1,176 @@
+//! What is known about the Secrets that are kept fresh, in memory.
+//!
+//! Filled by the tasks beside it, read by [`super::daemon`] and [`super::view`]. It can be lost at any
+//! time: everything in it is found again in the cluster and in Vault. Times to act at are monotonic,
+//! so that a clock that jumps moves nothing.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use deploy::managed::Record;
+use deploy::ports::Mount;
+use deploy::ports::Newest;
+use deploy::register::Entry;
+use deploy::rotate::Asked;
+use deploy::rotate::Found;
+use deploy::rotate::Known;
+use jiff::Timestamp;
+use proto::ids::ClusterName;
+use proto::ids::DeployName;
+use proto::ids::Namespace;
+use proto::ids::RunId;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// Where an app is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place {
+    /// The cluster.
+    pub(super) cluster: ClusterName,
+    /// The namespace.
+    pub(super) namespace: Namespace,
+    /// The app.
+    pub(super) app: DeployName,
+}
+
+impl Place {
+    /// Names one of its Secrets.
+    pub(super) fn of_secret(&self, name: &str) -> String {
+        format!("{}/{}/{name}", self.cluster, self.namespace)
+    }
+}
+
+/// One app with Secrets that are kept fresh.
+#[derive(Debug)]
+pub(super) struct App {
+    /// What the register says.
+    pub(super) entry: Entry,
+    /// Its Secrets by name.
+    pub(super) secrets: BTreeMap<String, Row>,
+    /// The run that is on for it.
+    pub(super) running: Option<RunId>,
+    /// No run is begun before this.
+    pub(super) not_before: Option<Instant>,
+    /// Runs that failed in a row.
+    pub(super) failures: u32,
+}
+
+/// One Secret.
+#[derive(Debug, Default)]
+pub(super) struct Row {
+    /// Its record as it was last seen; kept when the Secret is deleted.
+    pub(super) record: Option<Record>,
+    /// Why there is no record that can be used.
+    pub(super) problem: Option<String>,
+    /// How it was found last; unset before the first look.
+    pub(super) found: Option<Found>,
+    /// Whether somebody asked for a change.
+    pub(super) asked: Option<Asked>,
+    /// Its credentials, by path.
+    pub(super) credentials: BTreeMap<String, CredentialRow>,
+    /// When Vault last answered about it.
+    pub(super) contact: Option<Timestamp>,
+    /// Repairs of what somebody else did to it, lately.
+    pub(super) repairs: Vec<Instant>,
+    /// What the last look said about it, for people.
+    pub(super) notes: Vec<String>,
+    /// What the last run said, where it failed.
+    pub(super) failed: Option<String>,
+}
+
+impl Row {
+    /// Asks for a change.
+    pub(super) const fn ask(&mut self) {
+        self.asked = Some(Asked::Yes);
+    }
+
+    /// Says whether a path is in it.
+    pub(super) fn uses(&self, path: &str) -> bool {
+        self.record.as_ref().is_some_and(|record| {
+            record.state.versions.contains_key(path)
+                || record.state.credentials.contains_key(path)
+        })
+    }
+}
+
+/// One credential of a Secret.
+#[derive(Debug, Clone)]
+pub(super) struct CredentialRow {
+    /// Which one it is: the row is made anew for another.
+    pub(super) issued: Timestamp,
+    /// What is known of it.
+    pub(super) known: Known,
+    /// When it ends unless it is extended; unset before the first answer.
+    pub(super) ends: Option<Instant>,
+    /// When something is to be done about it.
+    pub(super) next: Instant,
+    /// Errors in a row.
+    pub(super) errors: u32,
+}
+
+/// How a folder is asked for versions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// In one request.
+    Whole,
+    /// Each secret by itself: the server does not know the call, or does not allow it.
+    Single,
+}
+
+/// All that is known.
+#[derive(Default)]
+pub(super) struct Rows {
+    /// The apps in the register.
+    pub(super) apps: BTreeMap<Place, App>,
+    /// The newest versions, by path.
+    pub(super) newest: BTreeMap<String, Newest>,
+    /// The engine behind a path.
+    pub(super) mounts: BTreeMap<String, Mount>,
+    /// How folders are asked, by mount and folder.
+    pub(super) ways: BTreeMap<String, (Way, Duration)>,
+    /// Paths to look at before their turn.
+    pub(super) look_now: BTreeSet<String>,
+    /// The agents that are alive, by cluster.
+    pub(super) members: BTreeMap<ClusterName, BTreeSet<String>>,
+}
+
+impl Rows {
+    /// Returns a Secret's row.
+    pub(super) fn secret_mut(&mut self, place: &Place, name: &str) -> Option<&mut Row> {
+        self.apps.get_mut(place)?.secrets.get_mut(name)
+    }
+
+    /// Names the agent whose share an app is; unset while none is known to be alive.
+    pub(super) fn keeper(&self, place: &Place) -> Option<&str> {
+        let members = self.members.get(&place.cluster)?;
+        super::members::chosen(members, place)
+    }
+}
+
+/// The table.
+#[derive(Default)]
+pub(super) struct Table {
+    rows: Mutex<Rows>,
+    changed: Notify,
+}
+
+impl Table {
+    /// Looks at it or changes it.
+    pub(super) fn with<T>(&self, act: impl FnOnce(&mut Rows) -> T) -> T {
+        // Rows are changed by whole operations, so a poisoned table is usable.
+        act(&mut self.rows.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Lets the daemon look again.
+    pub(super) fn wake(&self) {
+        self.changed.notify_one();
+    }
+
+    /// Waits until somebody wakes the daemon; a call that came before counts.
+    pub(super) async fn woken(&self) {
+        self.changed.notified().await;
+    }
+}
