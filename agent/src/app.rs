@@ -8,6 +8,7 @@
 mod background;
 mod error;
 mod intake;
+mod keep;
 mod parts;
 mod resume;
 
@@ -23,6 +24,7 @@ use deploy::ports::Clock;
 use deploy::ports::Cluster;
 use deploy::ports::Renderer;
 use deploy::ports::Secrets;
+use deploy::register::Home;
 use deploy::secret::FingerprintKey;
 use proto::ids::ClusterName;
 use sd_notify::NotifyState;
@@ -34,6 +36,7 @@ use self::background::purge;
 use self::background::recover;
 use self::background::watch_part;
 pub use self::error::StartError;
+pub use self::keep::Keep;
 use crate::config::Config;
 use crate::config::Environment;
 use crate::http::Site;
@@ -54,6 +57,7 @@ use crate::lifecycle::watchdog;
 use crate::metrics::Metrics;
 use crate::readiness::Blocker;
 use crate::readiness::Readiness;
+use crate::rotation::Rotation;
 use crate::runs::Runs;
 
 /// What connections have to end; a little over their own last words.
@@ -152,6 +156,7 @@ pub struct Bound {
     jobs: BoundSocket,
     admin: BoundSocket,
     journal: DiskJournal,
+    rotation: Option<Rotation>,
     probes: Vec<(Probe, Blocker)>,
     drain_timeout: Duration,
 }
@@ -172,8 +177,23 @@ impl Bound {
             probes,
         } = parts;
         let hash = policy.hash().to_owned();
+        let policy = Arc::new(policy);
+        let home = config.rotation.as_ref().map(|rotation| Home {
+            namespace: rotation.namespace.to_string(),
+        });
+        let keeping = config.rotation.as_ref().zip(home.clone());
+        let keep = keeping.map(|(rotation, home)| Keep {
+            secrets: Arc::clone(&secrets),
+            clusters: clusters.clone(),
+            renderers: renderers.clone(),
+            policy: Arc::clone(&policy),
+            key: Arc::clone(&key),
+            home,
+            freshness: rotation.freshness,
+            requests_per_second: rotation.requests_per_second,
+        });
         let intake = intake::Intake {
-            policy: Arc::new(policy),
+            policy,
             secrets,
             clusters,
             renderers,
@@ -181,8 +201,9 @@ impl Bound {
             clock: Arc::clone(&clock),
             limits: config.limits.bundle,
             agent: host(),
+            home,
         };
-        Self::with_brain(config, hash, intake.brain(identify), clock, probes).await
+        Self::with_brain(config, hash, intake.brain(identify), keep, clock, probes).await
     }
 
     /// Puts everything together over a brain; `policy` is the hash that `/v1/status` shows.
@@ -193,6 +214,7 @@ impl Bound {
         config: &Config,
         policy: String,
         brain: Brain,
+        keep: Option<Keep>,
         clock: Arc<dyn Clock>,
         probes: Vec<Probe>,
     ) -> Result<Self, StartError> {
@@ -210,6 +232,7 @@ impl Bound {
         recover(&journal, &runs, &brain, &*clock)
             .await
             .map_err(StartError::Recover)?;
+        let rotation = keep.map(|keep| keep.rotation(config, &journal, &runs, &clock));
         let jobs = bind(&config.socket.jobs, config.socket.jobs_mode, 0o755)?;
         let admin = bind(&config.socket.admin, 0o600, 0o700)?;
         let block = |probe: Probe| {
@@ -232,6 +255,7 @@ impl Bound {
             jobs,
             admin,
             journal,
+            rotation,
             probes,
             drain_timeout: config.drain_timeout,
         })
@@ -250,6 +274,7 @@ impl Bound {
             jobs,
             admin,
             journal,
+            rotation,
             probes,
             drain_timeout,
         } = self;
@@ -266,6 +291,9 @@ impl Bound {
             "purge",
             purge(journal, Arc::clone(&site.clock), stop.clone()),
         );
+        if let Some(rotation) = rotation {
+            supervisor.spawn("rotation", rotation.run(stop.clone()));
+        }
         for (probe, blocker) in probes {
             supervisor.spawn("probe", watch_part(probe, blocker, stop.clone()));
         }

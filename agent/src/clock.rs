@@ -45,6 +45,12 @@ pub fn run_id(clock: &dyn Clock) -> io::Result<RunId> {
     Ok(RunId::from_bits((u128::from(millis) << 80) | random))
 }
 
+/// Draws from 0 to 999, to spread what would happen at once; without randomness nothing is spread.
+#[must_use]
+pub fn chance() -> u32 {
+    random::<4>().map_or(0, u32::from_be_bytes) % 1_000
+}
+
 /// Makes the id of one policy decision.
 ///
 /// # Errors

@@ -126,7 +126,8 @@ fn read(reader: &mut Reader) -> Option<Config> {
         helm: reader.path("render.helm"),
         kubectl: reader.path("render.kubectl"),
     };
-    let rotation = rotation(reader);
+    let identified = vault.as_ref().is_some_and(|vault| vault.identity.is_some());
+    let rotation = rotation(reader, identified);
     let clusters = clusters(reader);
     Some(Config {
         policy: policy?,
@@ -283,13 +284,19 @@ fn vault(reader: &mut Reader) -> Option<Vault> {
     })
 }
 
-fn rotation(reader: &mut Reader) -> Option<Rotation> {
+fn rotation(reader: &mut Reader, identified: bool) -> Option<Rotation> {
     let expected = "the namespace that the agents share in every cluster";
     let namespace = reader.take("rotation.namespace", expected, |value| {
         value.as_str()?.parse::<Namespace>().ok()
     });
     let freshness = reader.duration("rotation.freshness", SECOND, SECOND / 10..=HOUR);
     let requests = reader.count("rotation.requests_per_second", 50, 1..=10_000);
+    if namespace.is_some() && !identified {
+        reader.problem(
+            "rotation.namespace",
+            "needs the agent's own identity in Vault: set [vault.identity] too",
+        );
+    }
     Some(Rotation {
         namespace: namespace?,
         freshness,

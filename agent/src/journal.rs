@@ -37,11 +37,13 @@ use self::record::ENTRIES;
 use self::record::Grip;
 use self::record::KEYS;
 use self::record::KeyRecord;
+pub use self::record::MadeToken;
 use self::record::OPEN;
 use self::record::OWNERS;
 use self::record::RUNS;
 use self::record::RunRecord;
 use self::record::StoredEntry;
+use self::record::TOKENS;
 use self::record::decode;
 use self::record::encode;
 use self::record::key_text;
@@ -138,6 +140,7 @@ impl DiskJournal {
         tx.open_table(KEYS)?;
         tx.open_table(OPEN)?;
         tx.open_table(BRIEFS)?;
+        tx.open_table(TOKENS)?;
         tx.commit()?;
         Ok(())
     }
@@ -296,6 +299,26 @@ impl DiskJournal {
                 let brief = encode(brief)?;
                 tx.open_table(BRIEFS)?
                     .insert(id.as_str(), brief.as_slice())?;
+            }
+            match &entry {
+                Entry::TokenMade { accessor, secret } => {
+                    let made = MadeToken {
+                        run: id.clone(),
+                        secret: secret.clone(),
+                    };
+                    tx.open_table(TOKENS)?
+                        .insert(accessor.0.as_str(), encode(&made)?.as_slice())?;
+                }
+                Entry::TokenEnded { accessor } | Entry::TokenKept { accessor } => {
+                    tx.open_table(TOKENS)?.remove(accessor.0.as_str())?;
+                }
+                Entry::LeaseIssued { .. }
+                | Entry::Planned { .. }
+                | Entry::Resumed { .. }
+                | Entry::Applying { .. }
+                | Entry::Supplied
+                | Entry::Applied { .. }
+                | Entry::LeaseRevoked { .. } => {}
             }
             {
                 let mut entries = tx.open_table(ENTRIES)?;

@@ -107,5 +107,6 @@ pub mod cluster;
 pub mod render;
 pub mod auth;
 pub mod runs;
+pub mod rotation;
 pub mod http;
 pub mod app;

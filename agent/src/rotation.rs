@@ -9,6 +9,7 @@
 
 mod credentials;
 mod daemon;
+mod leftovers;
 mod members;
 mod table;
 mod versions;
@@ -38,7 +39,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::table::Place;
 use self::table::Table;
-use crate::metrics::Metrics;
+use crate::journal::DiskJournal;
 use crate::runs::Runs;
 
 /// What the daemon works with.
@@ -58,8 +59,8 @@ pub struct Tools {
     pub clock: Arc<dyn Clock>,
     /// Where runs are submitted.
     pub runs: Runs,
-    /// Counters.
-    pub metrics: Arc<Metrics>,
+    /// The journal, for what a former process left.
+    pub journal: DiskJournal,
     /// The agents' own place in every cluster.
     pub home: Home,
     /// The name of this agent among them.
@@ -137,7 +138,7 @@ impl Rotation {
             }
             touched
         });
-        self.table.wake();
+        self.table.hurry();
         Taken { secrets, run: None }
     }
 
@@ -179,7 +180,10 @@ impl Rotation {
 fn find(rows: &table::Rows, asker: &Asker, name: &SecretName) -> Result<(Place, String), Problem> {
     let fits = |place: &Place| {
         name.cluster.as_ref().is_none_or(|it| *it == place.cluster)
-            && name.namespace.as_ref().is_none_or(|it| *it == place.namespace)
+            && name
+                .namespace
+                .as_ref()
+                .is_none_or(|it| *it == place.namespace)
     };
     let mut found = rows
         .apps

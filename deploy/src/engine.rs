@@ -178,7 +178,15 @@ async fn alone(
             Mode::DryRun => Scope::Believe,
             Mode::Deploy | Mode::Rollback | Mode::Rotation => Scope::Alive,
         };
-        let draft = values::draft(&permit, login.as_ref(), scope, tools, patience).await?;
+        let draft = values::draft(
+            &permit,
+            login.as_ref(),
+            scope,
+            BTreeMap::new(),
+            tools,
+            patience,
+        )
+        .await?;
         values::mark_records(&mut wanted, &permit, draft.as_ref(), tools);
         let set = app.place(tools.ports).set_id();
         let planned = make_plan(permit, wanted, draft.as_ref(), &set, tools, patience).await;

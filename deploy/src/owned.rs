@@ -7,6 +7,8 @@
 //! never `Same` by guess. What could be equal after all (a quantity in other words, an empty field that
 //! the server leaves out) is [`Sameness::Unsure`], and the server is asked.
 
+use std::collections::BTreeSet;
+
 use serde_json::Map;
 use serde_json::Value;
 
@@ -70,6 +72,19 @@ pub(crate) fn is_ours(entry: &Value) -> bool {
     text(entry, &["manager"]) == MANAGER
         && text(entry, &["operation"]) == "Apply"
         && text(entry, &["subresource"]).is_empty()
+}
+
+/// Lists the keys of a Secret that our server-side apply owns, from its metadata alone.
+#[must_use]
+pub fn data_keys(secret: &Value) -> BTreeSet<String> {
+    let entries = list(secret, &["metadata", "managedFields"]).iter();
+    entries
+        .filter(|entry| is_ours(entry))
+        .filter_map(|entry| entry.pointer("/fieldsV1/f:data")?.as_object())
+        .flat_map(Map::keys)
+        .filter_map(|element| element.strip_prefix("f:"))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Fields that belong to nobody: they say which object it is.

@@ -92,6 +92,11 @@ pub enum Entry {
         /// The token.
         accessor: Accessor,
     },
+    /// The Secret that such a token is for is written and names it: it lives on.
+    TokenKept {
+        /// The token.
+        accessor: Accessor,
+    },
     /// The run has a plan and is about to take its lock: what [`crate::resume`] needs, without any
     /// secret value. A later one replaces it.
     Planned {

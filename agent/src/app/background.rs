@@ -83,7 +83,6 @@ pub(super) async fn recover(
             run = %run.id,
             phase = ?run.phase,
             leases = run.leases.len(),
-            tokens = run.tokens.len(),
             "a run was cut off by the end of the last process"
         );
         let Some(record) = journal.load(&run.id).await? else {
@@ -99,9 +98,7 @@ pub(super) async fn recover(
                 journal.interrupt(&run, clock.now()).await?;
             }
             // Nothing is left to do, unless a credential is.
-            Some(_) | None if run.leases.is_empty() && run.tokens.is_empty() => {
-                journal.settle(&run.id).await?
-            }
+            Some(_) | None if run.leases.is_empty() => journal.settle(&run.id).await?,
             Some(_) | None => {}
         }
     }

@@ -87,6 +87,7 @@ impl World {
             &config,
             "hash".to_owned(),
             brain(),
+            None,
             Arc::new(SystemClock),
             Vec::new(),
         );

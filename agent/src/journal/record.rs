@@ -34,6 +34,9 @@ pub(super) const KEYS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("
 /// Ids of runs that are on, or were cut off and are not settled.
 pub(super) const OPEN: TableDefinition<'_, &str, ()> = TableDefinition::new("open");
 
+/// Accessor of a token that was made for one credential to [`MadeToken`], until it is ended or kept.
+pub(super) const TOKENS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("tokens");
+
 /// Run id to the brief of a run that is on, as JSON.
 pub(super) const BRIEFS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("briefs");
 
@@ -47,6 +50,15 @@ pub struct RunRecord {
     pub owner: String,
     /// Its report, first as it begins, later the final one.
     pub report: Report,
+}
+
+/// A token that was made for one credential of a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MadeToken {
+    /// The run.
+    pub run: RunId,
+    /// The Secret that the credential is for.
+    pub secret: String,
 }
 
 /// Who holds an idempotency key.
@@ -101,6 +113,9 @@ pub(super) enum StoredEntry {
     TokenMade {
         accessor: String,
         secret: String,
+    },
+    TokenKept {
+        accessor: String,
     },
     TokenEnded {
         accessor: String,
@@ -171,6 +186,9 @@ impl From<Entry> for StoredEntry {
             Entry::TokenMade { accessor, secret } => Self::TokenMade {
                 accessor: accessor.0,
                 secret,
+            },
+            Entry::TokenKept { accessor } => Self::TokenKept {
+                accessor: accessor.0,
             },
             Entry::TokenEnded { accessor } => Self::TokenEnded {
                 accessor: accessor.0,

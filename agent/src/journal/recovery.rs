@@ -28,11 +28,13 @@ use super::record::BRIEFS;
 use super::record::ENTRIES;
 use super::record::KEYS;
 use super::record::KeyRecord;
+use super::record::MadeToken;
 use super::record::OPEN;
 use super::record::OWNERS;
 use super::record::RUNS;
 use super::record::RunRecord;
 use super::record::StoredEntry;
+use super::record::TOKENS;
 use super::record::decode;
 use super::record::encode;
 
@@ -75,9 +77,6 @@ pub struct UnfinishedRun {
     pub phase: Phase,
     /// Leases that it was issued and that are not recorded as revoked.
     pub leases: Vec<LeaseId>,
-    /// Tokens that were made for its credentials and are not recorded as ended, each with the name
-    /// of its Secret. A token whose Secret was written lives on: the Secret names its accessor.
-    pub tokens: Vec<(Accessor, String)>,
     /// What it takes to go on with it; unset for a run that had no plan yet.
     pub brief: Option<Value>,
     /// The number of its lock; 0 without one.
@@ -137,6 +136,40 @@ impl DiskJournal {
     /// The disk.
     pub async fn unfinished(&self) -> Result<Vec<UnfinishedRun>, Fault> {
         self.with("list unfinished runs", open_runs).await
+    }
+
+    /// Lists tokens that were made for credentials and are neither ended nor known to be in a Secret, of
+    /// whatever run: a run that goes on, or is over, may have left some of a former process.
+    ///
+    /// # Errors
+    /// The disk.
+    pub async fn tokens(&self) -> Result<Vec<(Accessor, MadeToken)>, Fault> {
+        self.with("list tokens", |database| {
+            let tokens = database.begin_read()?.open_table(TOKENS)?;
+            let mut found = Vec::new();
+            for row in tokens.iter()? {
+                let (accessor, made) = row?;
+                let accessor = Accessor(accessor.value().to_owned());
+                found.push((accessor, decode(made.value())?));
+            }
+            Ok(found)
+        })
+        .await
+    }
+
+    /// Records that nothing is left to do for a token.
+    ///
+    /// # Errors
+    /// The disk.
+    pub async fn forget_token(&self, accessor: &Accessor) -> Result<(), Fault> {
+        let accessor = accessor.0.clone();
+        self.with("forget a token", move |database| {
+            let tx = database.begin_write()?;
+            tx.open_table(TOKENS)?.remove(accessor.as_str())?;
+            tx.commit()?;
+            Ok(())
+        })
+        .await
     }
 
     /// Records that nothing is left to do for a run that was cut off.
@@ -199,7 +232,6 @@ fn open_runs(database: &Database) -> Result<Vec<UnfinishedRun>, FaultCause> {
             id,
             phase: Phase::NothingWritten,
             leases: Vec::new(),
-            tokens: Vec::new(),
             brief: None,
             fence: 0,
             objects: Vec::new(),
@@ -236,12 +268,10 @@ impl UnfinishedRun {
     fn take(&mut self, entry: StoredEntry) {
         match entry {
             StoredEntry::LeaseIssued { lease } => self.leases.push(LeaseId(lease)),
-            StoredEntry::TokenMade { accessor, secret } => {
-                self.tokens.push((Accessor(accessor), secret));
-            }
-            StoredEntry::TokenEnded { accessor } => {
-                self.tokens.retain(|(kept, _)| kept.0 != accessor);
-            }
+            // They are in a table of their own, see [`DiskJournal::tokens`].
+            StoredEntry::TokenMade { .. }
+            | StoredEntry::TokenEnded { .. }
+            | StoredEntry::TokenKept { .. } => {}
             StoredEntry::Planned => {}
             StoredEntry::Resumed { fence } => {
                 self.fence = fence;

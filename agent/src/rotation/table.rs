@@ -21,7 +21,6 @@ use jiff::Timestamp;
 use proto::ids::ClusterName;
 use proto::ids::DeployName;
 use proto::ids::Namespace;
-use proto::ids::RunId;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -50,8 +49,8 @@ pub(super) struct App {
     pub(super) entry: Entry,
     /// Its Secrets by name.
     pub(super) secrets: BTreeMap<String, Row>,
-    /// The run that is on for it.
-    pub(super) running: Option<RunId>,
+    /// Whether a run is on for it.
+    pub(super) running: bool,
     /// No run is begun before this.
     pub(super) not_before: Option<Instant>,
     /// Runs that failed in a row.
@@ -75,8 +74,14 @@ pub(super) struct Row {
     pub(super) contact: Option<Timestamp>,
     /// Repairs of what somebody else did to it, lately.
     pub(super) repairs: Vec<Instant>,
+    /// Runs that issued a credential for it, lately.
+    pub(super) issues: Vec<Instant>,
+    /// Until when a change waits by its jitter; unset while no change is known.
+    pub(super) jitter: Option<Instant>,
     /// What the last look said about it, for people.
     pub(super) notes: Vec<String>,
+    /// Why its versions could not be asked, where that is so.
+    pub(super) unread: Option<String>,
     /// What the last run said, where it failed.
     pub(super) failed: Option<String>,
 }
@@ -90,8 +95,7 @@ impl Row {
     /// Says whether a path is in it.
     pub(super) fn uses(&self, path: &str) -> bool {
         self.record.as_ref().is_some_and(|record| {
-            record.state.versions.contains_key(path)
-                || record.state.credentials.contains_key(path)
+            record.state.versions.contains_key(path) || record.state.credentials.contains_key(path)
         })
     }
 }
@@ -107,6 +111,12 @@ pub(super) struct CredentialRow {
     pub(super) ends: Option<Instant>,
     /// When something is to be done about it.
     pub(super) next: Instant,
+    /// What is to be done then: it is replaced, else it is extended.
+    pub(super) replace: bool,
+    /// When the token that holds it is extended.
+    pub(super) extend: Instant,
+    /// When it is replaced because no living agent's token holds it; unset for one that is held.
+    pub(super) orphan: Option<Instant>,
     /// Errors in a row.
     pub(super) errors: u32,
 }
@@ -135,12 +145,29 @@ pub(super) struct Rows {
     pub(super) look_now: BTreeSet<String>,
     /// The agents that are alive, by cluster.
     pub(super) members: BTreeMap<ClusterName, BTreeSet<String>>,
+    /// The tokens in Vault of agents that are alive, by cluster.
+    pub(super) tokens: BTreeMap<ClusterName, BTreeSet<String>>,
+    /// Clusters whose register was read whole.
+    pub(super) synced: BTreeSet<ClusterName>,
+    /// While Vault is away: when it is asked next.
+    pub(super) away: Option<Instant>,
 }
 
 impl Rows {
     /// Returns a Secret's row.
     pub(super) fn secret_mut(&mut self, place: &Place, name: &str) -> Option<&mut Row> {
         self.apps.get_mut(place)?.secrets.get_mut(name)
+    }
+
+    /// Tells the Secrets that use a path what is wrong with it.
+    pub(super) fn tell(&mut self, path: &str, problem: &str) {
+        let rows = self
+            .apps
+            .values_mut()
+            .flat_map(|app| app.secrets.values_mut());
+        for row in rows.filter(|row| row.uses(path)) {
+            row.unread = Some(problem.to_owned());
+        }
     }
 
     /// Names the agent whose share an app is; unset while none is known to be alive.
@@ -155,6 +182,7 @@ impl Rows {
 pub(super) struct Table {
     rows: Mutex<Rows>,
     changed: Notify,
+    hurry: Notify,
 }
 
 impl Table {
@@ -167,6 +195,16 @@ impl Table {
     /// Lets the daemon look again.
     pub(super) fn wake(&self) {
         self.changed.notify_one();
+    }
+
+    /// Lets the versions be asked before their turn.
+    pub(super) fn hurry(&self) {
+        self.hurry.notify_one();
+    }
+
+    /// Waits until somebody is in a hurry; a call that came before counts.
+    pub(super) async fn hurried(&self) {
+        self.hurry.notified().await;
     }
 
     /// Waits until somebody wakes the daemon; a call that came before counts.

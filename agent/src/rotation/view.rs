@@ -54,9 +54,13 @@ fn secret(
     let mut notes = row.notes.clone();
     notes.extend(row.problem.clone());
     notes.extend(row.failed.clone());
+    notes.extend(row.unread.clone());
     let state = row.record.as_ref().map(|record| &record.state);
     if let Some(setback) = state.and_then(|state| state.setback.as_ref()) {
-        notes.push(format!("the change at {:.0} was taken back: {}", setback.at, setback.why));
+        notes.push(format!(
+            "the change at {:.0} was taken back: {}",
+            setback.at, setback.why
+        ));
     }
     let credentials = credentials(row, now);
     Some(ManagedSecret {
@@ -69,7 +73,9 @@ fn secret(
         generation: state.map_or(0, |state| state.generation),
         written: state.map_or_else(String::new, |state| format!("{:.0}", state.written)),
         age_seconds: state.map_or(0, |state| seconds(now.duration_since(state.written))),
-        versions: state.map(|state| state.versions.clone()).unwrap_or_default(),
+        versions: state
+            .map(|state| state.versions.clone())
+            .unwrap_or_default(),
         expires_in_seconds: credentials.iter().map(|one| one.left_seconds).min(),
         credentials,
         last_contact: row.contact.map(|time| format!("{time:.3}")),
@@ -116,7 +122,7 @@ fn freshness(rows: &Rows, app: &App, row: &Row) -> Freshness {
     if row.problem.is_some() || row.failed.is_some() {
         return Freshness::Failing;
     }
-    if app.running.is_some() || record.state.trial.is_some() || !record.state.retiring.is_empty() {
+    if app.running || record.state.trial.is_some() || !record.state.retiring.is_empty() {
         return Freshness::Changing;
     }
     let mut unknown = false;

@@ -61,7 +61,7 @@ use crate::spec::Source;
 use crate::spec::WhenLocked;
 
 /// What a rotation is to do, as the daemon found it.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Order {
     /// Why, for each Secret of the permit's spec.
     pub reasons: BTreeMap<String, BTreeSet<Reason>>,
@@ -69,6 +69,8 @@ pub struct Order {
     pub generations: BTreeMap<String, u64>,
     /// The digests that the register has for each.
     pub digests: BTreeMap<String, BTreeSet<String>>,
+    /// The last records of Secrets that were deleted.
+    pub lost: BTreeMap<String, Record>,
 }
 
 /// Carries out a rotation. Always ends the log.
@@ -231,7 +233,15 @@ async fn change(
     let app = App::of(&permit);
     let mut wanted = wanted_of(&permit, &app, tools);
     let scope = Scope::Replace(replaced(&permit, order));
-    let draft = values::draft(&permit, Some(&Login::Own), scope, tools, patience).await?;
+    let draft = values::draft(
+        &permit,
+        Some(&Login::Own),
+        scope,
+        order.lost.clone(),
+        tools,
+        patience,
+    )
+    .await?;
     values::mark_records(&mut wanted, &permit, draft.as_ref(), tools);
     let set = app.place(tools.ports).set_id();
     let planned = make_plan(permit, wanted, draft.as_ref(), &set, tools, patience).await;

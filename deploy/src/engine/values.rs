@@ -16,10 +16,12 @@ use crate::backoff::Patience;
 use crate::log::RunLog;
 use crate::managed;
 use crate::managed::Owner;
+use crate::managed::Record;
 use crate::object::ObjectId;
 use crate::plan;
 use crate::plan::Content;
 use crate::plan::Plan;
+use crate::ports::Entry;
 use crate::ports::Login;
 use crate::register;
 use crate::register::Change;
@@ -50,6 +52,7 @@ pub(super) async fn draft(
     permit: &Permit,
     login: Option<&Login>,
     scope: Scope,
+    lost: BTreeMap<String, Record>,
     tools: &Tools<'_>,
     patience: &Patience<'_>,
 ) -> Result<Option<Draft>, Problem> {
@@ -62,7 +65,7 @@ pub(super) async fn draft(
     if managed && tools.home.is_none() {
         return Err(report::of_no_home());
     }
-    let keeping = keeping(permit, scope, tools);
+    let keeping = keeping(permit, scope, lost, tools);
     tools.log.start(Stage::Resolve, "read secrets");
     let draft = resolve::draft(specs, login, keeping, tools.ports, patience).await;
     if let Ok(draft) = &draft {
@@ -81,7 +84,12 @@ pub(super) async fn draft(
 }
 
 /// What the records of Secrets that are kept fresh say about this run.
-fn keeping(permit: &Permit, scope: Scope, tools: &Tools<'_>) -> Keeping {
+fn keeping(
+    permit: &Permit,
+    scope: Scope,
+    lost: BTreeMap<String, Record>,
+    tools: &Tools<'_>,
+) -> Keeping {
     Keeping {
         actor: permit.actor().clone(),
         cluster: permit.cluster().clone(),
@@ -91,6 +99,7 @@ fn keeping(permit: &Permit, scope: Scope, tools: &Tools<'_>) -> Keeping {
         rule: permit.rule().to_owned(),
         run: tools.id.to_string(),
         scope,
+        lost,
     }
 }
 
@@ -222,6 +231,12 @@ pub(super) async fn settle_secrets(
         stop: &stop,
         ..patience.clone()
     };
+    for accessor in kept.iter().filter_map(|lease| lease.accessor.clone()) {
+        let entry = Entry::TokenKept { accessor };
+        if let Err(error) = tools.ports.journal.append(entry).await {
+            tools.log.warn(error.to_string());
+        }
+    }
     let own = secrets.own.as_ref();
     clean_up::revoke(&unused, &session, own, tools.ports, &patience).await;
     let (lasting, kept): (Vec<_>, Vec<_>) =

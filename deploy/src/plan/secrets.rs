@@ -5,8 +5,6 @@
 //! another type. Invariant: no value leaves this file; what is compared by [`crate::owned`] holds marks
 //! in place of values.
 
-use std::collections::BTreeSet;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use proto::report::Action;
@@ -18,7 +16,6 @@ use zeroize::Zeroizing;
 use super::Judged;
 use super::applied;
 use crate::object::ObjectId;
-use crate::object::list;
 use crate::owned;
 use crate::owned::Sameness;
 use crate::ports::SecretView;
@@ -144,20 +141,12 @@ fn judge(
 
 /// Lists the keys that the agent set once and that are wanted no more.
 fn left_behind(keys: &[KeyChange], live: &SecretView) -> Vec<KeyChange> {
-    let ours = list(&live.rest, &["metadata", "managedFields"])
-        .iter()
-        .filter(|entry| owned::is_ours(entry))
-        .filter_map(|entry| entry.pointer("/fieldsV1/f:data")?.as_object());
-    let names: BTreeSet<&str> = ours
-        .flat_map(Map::keys)
-        .filter_map(|element| element.strip_prefix("f:"))
-        .collect();
-    names
+    owned::data_keys(&live.rest)
         .into_iter()
-        .filter(|name| live.values.contains_key(*name))
+        .filter(|name| live.values.contains_key(name))
         .filter(|name| !keys.iter().any(|key| key.key == *name))
         .map(|name| KeyChange {
-            key: name.to_owned(),
+            key: name,
             action: Action::Delete,
             source: "nothing any more".to_owned(),
         })

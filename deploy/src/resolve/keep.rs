@@ -69,6 +69,8 @@ pub struct Keeping {
     pub run: String,
     /// How much of what could be kept is.
     pub scope: Scope,
+    /// The last records of Secrets that were deleted: what they name is ended in the end.
+    pub lost: BTreeMap<String, Record>,
 }
 
 /// How much of what could be kept is kept.
@@ -226,7 +228,10 @@ impl Draft {
         let look = patience.retry(|| cluster.secret(actor, &id), cluster_trouble);
         let view = look.await.map_err(failed)?;
         let Some(view) = view else {
-            return Ok(Kept::default());
+            return Ok(Kept {
+                record: keeping.lost.get(&spec.name).cloned(),
+                ..Kept::default()
+            });
         };
         let record = match Record::of(&view.rest) {
             Ok(record) => record,

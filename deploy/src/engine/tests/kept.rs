@@ -76,6 +76,7 @@ impl Stage {
             reasons: BTreeMap::from([(name.clone(), reasons.iter().cloned().collect())]),
             generations: BTreeMap::from([(name.clone(), seen.state.generation)]),
             digests: BTreeMap::from([(name, entry(self).secrets["app-db"].clone())]),
+            lost: BTreeMap::new(),
         };
         rotate(permit, order, tools).await
     }
