@@ -28,6 +28,7 @@ use proto::ids::ClusterName;
 use sd_notify::NotifyState;
 use tokio::sync::mpsc;
 
+pub use self::background::Chore;
 pub use self::background::Probe;
 use self::background::end_runs;
 use self::background::purge;
@@ -104,6 +105,8 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// What `/readyz` shows beside the agent's own parts.
     pub probes: Vec<Probe>,
+    /// What goes on in the background for the parts.
+    pub chores: Vec<Chore>,
 }
 
 /// Reads configuration and policy.
@@ -153,6 +156,7 @@ pub struct Bound {
     admin: BoundSocket,
     journal: DiskJournal,
     probes: Vec<(Probe, Blocker)>,
+    chores: Vec<Chore>,
     drain_timeout: Duration,
 }
 
@@ -170,6 +174,7 @@ impl Bound {
             key,
             clock,
             probes,
+            chores,
         } = parts;
         let hash = policy.hash().to_owned();
         let intake = intake::Intake {
@@ -182,7 +187,9 @@ impl Bound {
             limits: config.limits.bundle,
             agent: host(),
         };
-        Self::with_brain(config, hash, intake.brain(identify), clock, probes).await
+        let brain = intake.brain(identify);
+        let bound = Self::with_brain(config, hash, brain, clock, probes).await?;
+        Ok(Self { chores, ..bound })
     }
 
     /// Puts everything together over a brain; `policy` is the hash that `/v1/status` shows.
@@ -233,6 +240,7 @@ impl Bound {
             admin,
             journal,
             probes,
+            chores: Vec::new(),
             drain_timeout: config.drain_timeout,
         })
     }
@@ -251,6 +259,7 @@ impl Bound {
             admin,
             journal,
             probes,
+            chores,
             drain_timeout,
         } = self;
         let stop = site.lifecycle.stopped();
@@ -266,6 +275,9 @@ impl Bound {
             "purge",
             purge(journal, Arc::clone(&site.clock), stop.clone()),
         );
+        for chore in chores {
+            supervisor.spawn(chore.name, (chore.run)(stop.clone()));
+        }
         for (probe, blocker) in probes {
             supervisor.spawn("probe", watch_part(probe, blocker, stop.clone()));
         }
