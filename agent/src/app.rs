@@ -30,6 +30,7 @@ use proto::ids::ClusterName;
 use sd_notify::NotifyState;
 use tokio::sync::mpsc;
 
+pub use self::background::Chore;
 pub use self::background::Probe;
 use self::background::end_runs;
 use self::background::purge;
@@ -108,6 +109,8 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// What `/readyz` shows beside the agent's own parts.
     pub probes: Vec<Probe>,
+    /// What goes on in the background for the parts.
+    pub chores: Vec<Chore>,
 }
 
 /// Reads configuration and policy.
@@ -158,6 +161,7 @@ pub struct Bound {
     journal: DiskJournal,
     rotation: Option<Rotation>,
     probes: Vec<(Probe, Blocker)>,
+    chores: Vec<Chore>,
     drain_timeout: Duration,
 }
 
@@ -175,6 +179,7 @@ impl Bound {
             key,
             clock,
             probes,
+            chores,
         } = parts;
         let hash = policy.hash().to_owned();
         let policy = Arc::new(policy);
@@ -203,7 +208,9 @@ impl Bound {
             agent: host(),
             home,
         };
-        Self::with_brain(config, hash, intake.brain(identify), keep, clock, probes).await
+        let brain = intake.brain(identify);
+        let bound = Self::with_brain(config, hash, brain, keep, clock, probes).await?;
+        Ok(Self { chores, ..bound })
     }
 
     /// Puts everything together over a brain; `policy` is the hash that `/v1/status` shows.
@@ -257,6 +264,7 @@ impl Bound {
             journal,
             rotation,
             probes,
+            chores: Vec::new(),
             drain_timeout: config.drain_timeout,
         })
     }
@@ -276,6 +284,7 @@ impl Bound {
             journal,
             rotation,
             probes,
+            chores,
             drain_timeout,
         } = self;
         let stop = site.lifecycle.stopped();
@@ -293,6 +302,9 @@ impl Bound {
         );
         if let Some(rotation) = rotation {
             supervisor.spawn("rotation", rotation.run(stop.clone()));
+        }
+        for chore in chores {
+            supervisor.spawn(chore.name, (chore.run)(stop.clone()));
         }
         for (probe, blocker) in probes {
             supervisor.spawn("probe", watch_part(probe, blocker, stop.clone()));

@@ -11,6 +11,7 @@
 mod data;
 mod endpoints;
 mod error;
+mod identity;
 mod leases;
 mod reads;
 mod rights;
@@ -24,6 +25,7 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use tokio_util::sync::CancellationToken;
 
 use deploy::ports::Allowance;
 use deploy::ports::Child;
@@ -47,6 +49,9 @@ use deploy::secret::VaultPath;
 pub use self::data::TokenLookup;
 use self::error::Doing;
 use self::error::meaning;
+use self::identity::Identity;
+pub use self::identity::IdentitySettings;
+pub use self::identity::IdentityStatus;
 pub use self::setup::VaultSettings;
 pub use self::setup::VaultSetupError;
 use self::wire::Failure;
@@ -56,8 +61,9 @@ use crate::clock::SystemClock;
 /// Vault or OpenBao behind its HTTP API.
 pub struct Vault {
     wire: Wire,
-    jwt_mount: String,
+    settings: VaultSettings,
     clock: Arc<dyn Clock>,
+    identity: Option<Arc<Identity>>,
 }
 
 impl Vault {
@@ -68,9 +74,50 @@ impl Vault {
     pub fn new(settings: VaultSettings) -> Result<Self, VaultSetupError> {
         Ok(Self {
             wire: setup::wire(&settings)?,
-            jwt_mount: settings.jwt_mount.trim_end_matches('/').to_owned(),
+            settings,
             clock: Arc::new(SystemClock),
+            identity: None,
         })
+    }
+
+    /// Gives the adapter an identity of its own; nothing is sent before [`Vault::keep_identity`] runs
+    /// or a session of its own is asked for.
+    ///
+    /// # Errors
+    /// Says which setting cannot be used.
+    pub fn with_identity(self, own: IdentitySettings) -> Result<Self, VaultSetupError> {
+        let clock = Arc::clone(&own.clock);
+        let identity = Identity::new(&self.settings, self.wire.clone(), own)?;
+        Ok(Self {
+            clock,
+            identity: Some(Arc::new(identity)),
+            ..self
+        })
+    }
+
+    /// Keeps the agent's own token alive until it is told to stop.
+    pub async fn keep_identity(self: Arc<Self>, stop: CancellationToken) {
+        match &self.identity {
+            Some(identity) => Arc::clone(identity).keep(stop).await,
+            None => stop.cancelled().await,
+        }
+    }
+
+    /// Says whether the agent's own identity works; without one nothing is missing.
+    ///
+    /// # Errors
+    /// Says in words what is wrong.
+    pub async fn identity_ready(&self) -> Result<(), String> {
+        match &self.identity {
+            Some(identity) => identity.ready().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Returns how the agent's own login stands; unset without one.
+    #[must_use]
+    pub fn identity_status(&self) -> Option<IdentityStatus> {
+        self.identity.as_ref().map(|identity| identity.status())
     }
 
     /// Looks up what a token is. A token that Vault does not know is a refused login.
@@ -163,7 +210,7 @@ impl Secrets for Vault {
     }
 
     fn own(&self) -> Option<OwnToken> {
-        None
+        self.identity.as_ref()?.own()
     }
 
     fn child<'a>(&'a self, session: &'a Session) -> BoxFuture<'a, Result<Child, SecretsError>> {

@@ -92,6 +92,7 @@ impl Exit {
             | Code::VaultDenied => Self::Denied,
             Code::Superseded | Code::Locked | Code::PlanChanged => Self::Superseded,
             Code::SecretMissing
+            | Code::RotationRefused
             | Code::VaultUnavailable
             | Code::ChartMissing
             | Code::ChartInvalid

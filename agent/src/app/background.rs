@@ -37,6 +37,14 @@ pub struct Probe {
     pub ask: Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>,
 }
 
+/// Something that a part has to do as long as the agent lives.
+pub struct Chore {
+    /// The name of its task.
+    pub name: &'static str,
+    /// Does it until the token is cancelled.
+    pub run: Box<dyn FnOnce(CancellationToken) -> BoxFuture<'static, ()> + Send>,
+}
+
 /// Lets runs end: by themselves, then by cancelling; a second signal ends the waiting.
 pub(super) async fn end_runs(
     site: &Site,

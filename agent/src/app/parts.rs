@@ -15,6 +15,7 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use proto::error::Problem;
 
+use super::Chore;
 use super::Parts;
 use super::Probe;
 use super::StartError;
@@ -33,6 +34,7 @@ use crate::config::Config;
 use crate::http::brain::Identify;
 use crate::render::Programs;
 use crate::render::Rendering;
+use crate::vault::IdentitySettings;
 use crate::vault::Vault;
 use crate::vault::VaultSettings;
 
@@ -44,7 +46,7 @@ pub(super) async fn parts(config: &Config) -> Result<Parts, StartError> {
     })?);
     let key = Arc::new(key);
     let clock = Arc::new(SystemClock);
-    let vault = Arc::new(vault(config)?);
+    let vault = Arc::new(vault(config, &clock)?);
     let authenticator = Arc::new(authenticator(config, &vault, &clock)?);
     let mut probes = vec![
         probe("issuer", &authenticator, |part| {
@@ -54,6 +56,17 @@ pub(super) async fn parts(config: &Config) -> Result<Parts, StartError> {
             async move { part.health().await }.boxed()
         }),
     ];
+    let mut chores = Vec::new();
+    if config.vault.identity.is_some() {
+        probes.push(probe("vault identity", &vault, |part| {
+            async move { part.identity_ready().await }.boxed()
+        }));
+        let kept = Arc::clone(&vault);
+        chores.push(Chore {
+            name: "vault identity",
+            run: Box::new(move |stop| kept.keep_identity(stop).boxed()),
+        });
+    }
     let base = config.state_dir.join("render");
     let programs = Programs::new(
         config.render.helm.clone(),
@@ -96,6 +109,7 @@ pub(super) async fn parts(config: &Config) -> Result<Parts, StartError> {
         key,
         clock,
         probes,
+        chores,
     })
 }
 
@@ -106,7 +120,7 @@ fn setup(part: String, source: impl std::error::Error + Send + Sync + 'static) -
     }
 }
 
-fn vault(config: &Config) -> Result<Vault, StartError> {
+fn vault(config: &Config, clock: &Arc<SystemClock>) -> Result<Vault, StartError> {
     let settings = VaultSettings {
         address: config.vault.address.clone(),
         ca_file: config.vault.ca_file.clone(),
@@ -114,7 +128,23 @@ fn vault(config: &Config) -> Result<Vault, StartError> {
         namespace: config.vault.namespace.clone(),
         timeout: config.vault.timeout,
     };
-    Vault::new(settings).map_err(|source| setup("vault".to_owned(), source))
+    let unusable = |source| setup("vault".to_owned(), source);
+    let vault = Vault::new(settings).map_err(unusable)?;
+    let Some(identity) = config.vault.identity.clone() else {
+        return Ok(vault);
+    };
+    let unlucky = |source| StartError::Kernel {
+        what: "randomness",
+        source,
+    };
+    let own = IdentitySettings {
+        identity,
+        state_dir: config.state_dir.clone(),
+        clock: Arc::clone(clock) as _,
+        ticket: random().map_err(unlucky)?,
+        jitter: u64::from_be_bytes(random().map_err(unlucky)?),
+    };
+    vault.with_identity(own).map_err(unusable)
 }
 
 fn authenticator(

@@ -37,6 +37,14 @@ pub struct TokenLookup {
     pub ttl_seconds: u64,
     /// `service` or `batch`.
     pub kind: String,
+    /// Tells one token from another; empty for batch tokens.
+    pub accessor: String,
+    /// Whether it can be renewed.
+    pub renewable: bool,
+    /// The longest life that it was given apart from its role; unset without one.
+    pub explicit_max_seconds: Option<u64>,
+    /// When it was made.
+    pub created: Option<Timestamp>,
 }
 
 /// Reads the answer about the mount over `path`.
@@ -195,6 +203,13 @@ pub(super) fn lookup(data: &Value) -> TokenLookup {
         orphan: data.get("orphan").and_then(Value::as_bool) == Some(true),
         ttl_seconds: number("ttl").unwrap_or(0),
         kind: text("type"),
+        accessor: text("accessor"),
+        renewable: data.get("renewable").and_then(Value::as_bool) == Some(true),
+        explicit_max_seconds: number("explicit_max_ttl").filter(|seconds| *seconds > 0),
+        created: data
+            .get("creation_time")
+            .and_then(Value::as_i64)
+            .and_then(|seconds| Timestamp::from_second(seconds).ok()),
     }
 }
 

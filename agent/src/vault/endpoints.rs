@@ -109,6 +109,13 @@ pub(super) struct CapabilitiesSelf {
 #[endpoint(path = "auth/token/lookup-self", response = "serde_json::Value")]
 pub(super) struct LookupSelf {}
 
+/// Renews the sent token.
+#[derive(Endpoint)]
+#[endpoint(path = "auth/token/renew-self", method = "POST")]
+pub(super) struct RenewSelf {
+    pub(super) increment: &'static str,
+}
+
 /// Revokes the sent token and its leases.
 #[derive(Endpoint)]
 #[endpoint(path = "auth/token/revoke-self", method = "POST")]

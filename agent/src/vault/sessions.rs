@@ -1,9 +1,14 @@
 //! Logins, their ends, and whose token goes with a call.
 //!
-//! Called by the rest of [`super`]: every call in a session goes through [`Vault::call`].
+//! Called by the rest of [`super`]: every call in a session goes through [`Vault::call`]. A session of
+//! the agent's own identity holds a ticket instead of a token, and each call gets the token of the
+//! moment. Invariant: who calls in such a session is told of a refusal only if the token is alive;
+//! else the call is made once more with the next token, which is safe because a refused one did
+//! nothing.
 
 use rustify::Endpoint;
 use serde_json::json;
+use tokio::time::Instant;
 
 use deploy::ports::Login;
 use deploy::ports::SecretsError;
@@ -14,6 +19,7 @@ use super::Vault;
 use super::endpoints;
 use super::error::Doing;
 use super::error::meaning;
+use super::identity::Identity;
 use super::wire;
 use super::wire::Failure;
 use super::wire::Reply;
@@ -25,7 +31,31 @@ impl Vault {
         session: &Session,
         make: impl Fn() -> E,
     ) -> Result<Reply, Failure> {
-        self.wire.call(Some(&session.token), make()).await
+        let identity = self.identity.as_ref();
+        match identity.filter(|identity| identity.is_ticket(&session.token)) {
+            Some(identity) => self.own_call(identity, make).await,
+            None => self.wire.call(Some(&session.token), make()).await,
+        }
+    }
+
+    async fn own_call<E: Endpoint>(
+        &self,
+        identity: &Identity,
+        make: impl Fn() -> E,
+    ) -> Result<Reply, Failure> {
+        let held = identity.token().await.map_err(Failure::NoOwnToken)?;
+        let answer = self.wire.call(Some(held.token()), make()).await;
+        match answer {
+            Err(Failure::Refused(refusal)) if refusal.code == 403 => {
+                let seen = Instant::now();
+                let newer = identity.doubt(&held, seen).await;
+                match newer.map_err(Failure::NoOwnToken)? {
+                    Some(newer) => self.wire.call(Some(newer.token()), make()).await,
+                    None => Err(Failure::Refused(refusal)),
+                }
+            }
+            other => other,
+        }
     }
 
     /// Opens a session.
@@ -39,10 +69,18 @@ impl Vault {
                     ours: false,
                 })
             }
-            Login::Own => Err(SecretsError::LoginRefused {
-                reason: "the agent has no identity of its own: set vault.identity.method"
-                    .to_owned(),
-            }),
+            Login::Own => {
+                let identity = self.identity.as_ref();
+                let identity = identity.ok_or_else(|| SecretsError::LoginRefused {
+                    reason: "the agent has no identity of its own: set vault.identity.method"
+                        .to_owned(),
+                })?;
+                identity.token().await?;
+                Ok(Session {
+                    token: identity.ticket(),
+                    ours: false,
+                })
+            }
         }
     }
 
@@ -51,7 +89,10 @@ impl Vault {
             reason: "the id_token is not a JWT".to_owned(),
         })?;
         let endpoint = endpoints::WritePath {
-            path: format!("auth/{}/login", self.jwt_mount),
+            path: format!(
+                "auth/{}/login",
+                self.settings.jwt_mount.trim_end_matches('/')
+            ),
             body: json!({ "jwt": jwt, "role": role }).to_string().into_bytes(),
         };
         let answer = self

@@ -67,14 +67,23 @@ pub enum VaultSetupError {
 
 /// Makes the transport.
 pub(super) fn wire(settings: &VaultSettings) -> Result<Wire, VaultSetupError> {
+    wire_with(settings, None)
+}
+
+/// Makes a transport that shows a client certificate.
+pub(super) fn wire_with(
+    settings: &VaultSettings,
+    client: Option<reqwest::Identity>,
+) -> Result<Wire, VaultSetupError> {
     let url = address(&settings.address)?;
-    for (setting, text) in [
-        ("namespace", settings.namespace.as_deref().unwrap_or("-")),
-        ("JWT mount", settings.jwt_mount.as_str()),
-    ] {
-        if !sendable(text) {
-            return Err(VaultSetupError::Unsendable { setting });
-        }
+    check_mount(
+        "namespace",
+        settings.namespace.as_deref().unwrap_or_default(),
+    )?;
+    if !sendable(&settings.jwt_mount) {
+        return Err(VaultSetupError::Unsendable {
+            setting: "JWT mount",
+        });
     }
     if rustls::crypto::CryptoProvider::get_default().is_none() {
         // An error means that another thread was faster, which is as good.
@@ -94,6 +103,9 @@ pub(super) fn wire(settings: &VaultSettings) -> Result<Wire, VaultSetupError> {
     } else if let Some(path) = &settings.ca_file {
         builder = builder.tls_certs_only(roots(path)?);
     }
+    if let Some(client) = client {
+        builder = builder.identity(client);
+    }
     let http = builder
         .build()
         .map_err(|source| VaultSetupError::Client { source })?;
@@ -102,6 +114,14 @@ pub(super) fn wire(settings: &VaultSettings) -> Result<Wire, VaultSetupError> {
         namespace: settings.namespace.clone(),
         http,
     })
+}
+
+/// Checks that a namespace or mount can stand in headers and URLs; none is fine.
+pub(super) fn check_mount(setting: &'static str, text: &str) -> Result<(), VaultSetupError> {
+    if text.is_empty() || sendable(text) {
+        return Ok(());
+    }
+    Err(VaultSetupError::Unsendable { setting })
 }
 
 fn address(text: &str) -> Result<reqwest::Url, VaultSetupError> {

@@ -27,7 +27,8 @@ use deploy::secret::Secret;
 /// An answer longer than this is not one of Vault's.
 const ANSWER_LIMIT: usize = 16 << 20;
 
-/// The transport that rustify endpoints run on.
+/// The transport that rustify endpoints run on; clones share its connections.
+#[derive(Clone)]
 pub(super) struct Wire {
     /// Scheme, host and port.
     pub(super) base: String,
