@@ -26,6 +26,7 @@ mod refusals;
 mod remote_charts;
 mod restarts;
 mod rollouts;
+mod rotation;
 mod samples;
 mod stand;
 mod tidy;

@@ -191,6 +191,14 @@ impl Stand {
         access::grant_project(&self.cluster, namespace, project_id).await
     }
 
+    /// Makes a namespace of the agents' own, with the rights that they need in it.
+    ///
+    /// # Errors
+    /// When the cluster refuses.
+    pub async fn grant_agents(&self, namespace: &str) -> Result<()> {
+        access::grant_agents(&self.cluster, namespace).await
+    }
+
     /// Calls OpenBao with all rights; returns status and body.
     ///
     /// # Errors

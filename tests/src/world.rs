@@ -63,6 +63,8 @@ pub struct World {
     programs: Option<agent::Programs>,
     /// The section of the configuration that says how the agent itself logs in to Vault.
     identity: String,
+    /// The namespace of this world's agents; unset where they keep no Secrets fresh.
+    home: Option<String>,
 }
 
 impl World {
@@ -74,6 +76,28 @@ impl World {
         let mut world = Self::without_agent(name).await?;
         world.start_agent().await?;
         Ok(world)
+    }
+
+    /// Makes a world whose agents keep Secrets fresh, in a namespace of their own, and starts one.
+    ///
+    /// # Errors
+    /// When a server refuses something or the agent does not become ready.
+    pub async fn rotating(name: &str) -> Result<Self> {
+        let mut world = Self::without_agent(name).await?;
+        world.keep_fresh().await?;
+        world.start_agent().await?;
+        Ok(world)
+    }
+
+    /// Lets this world's agents, which are to be started, keep Secrets fresh.
+    ///
+    /// # Errors
+    /// When the cluster refuses, or the configuration cannot be written.
+    pub async fn keep_fresh(&mut self) -> Result<()> {
+        let home = format!("{}-agents", self.namespace);
+        self.stand.grant_agents(&home).await?;
+        self.home = Some(home);
+        self.write_config()
     }
 
     /// Makes a world whose agent is not started yet.
@@ -111,6 +135,7 @@ impl World {
             agent: None,
             programs: None,
             identity: String::new(),
+            home: None,
         };
         world.furnish_vault().await?;
         fs::write(world.policy_path(), world.policy())?;
@@ -137,6 +162,7 @@ impl World {
             agent: None,
             programs: self.programs.clone(),
             identity: String::new(),
+            home: self.home.clone(),
         };
         fs::copy(self.policy_path(), other.policy_path())?;
         other.identity = other.approle_identity().await?;
@@ -184,7 +210,7 @@ namespaces = ["{namespace}"]
 kinds = ["apps/Deployment", "apps/StatefulSet", "apps/DaemonSet", "batch/Job", "v1/Pod", "v1/Service",
   "v1/ConfigMap", "v1/PersistentVolumeClaim"]
 secrets = ["app-*"]
-verbs = ["apply", "prune", "rollback"]
+verbs = ["apply", "prune", "rollback", "rotate"]
 require_digest = false
 "#
         )
@@ -212,6 +238,7 @@ require_digest = false
             vault: format!("http://{}", self.vault.address()),
             programs: agent::render_programs()?,
             identity: self.identity.clone(),
+            home: self.home.clone(),
         };
         fs::write(self.config_path(), agent::config(&site))?;
         Ok(())

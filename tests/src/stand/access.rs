@@ -42,7 +42,7 @@ pub async fn grant_project(cluster: &Cluster, namespace: &str, project_id: &str)
         { "apiGroups": ["batch"], "resources": ["jobs", "cronjobs"], "verbs": verbs },
         { "apiGroups": [""], "resources": ["pods", "services", "configmaps", "secrets", "persistentvolumeclaims"], "verbs": verbs },
         { "apiGroups": ["autoscaling"], "resources": ["horizontalpodautoscalers"], "verbs": verbs },
-        { "apiGroups": ["", "events.k8s.io"], "resources": ["events"], "verbs": ["get", "list", "watch"] },
+        { "apiGroups": ["", "events.k8s.io"], "resources": ["events"], "verbs": ["get", "list", "watch", "create"] },
         { "apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"] },
         { "apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "update"] },
     ]);
@@ -58,6 +58,21 @@ pub async fn grant_project(cluster: &Cluster, namespace: &str, project_id: &str)
                 "subjects": [{ "apiGroup": api, "kind": "Group", "name": group }] }),
         ]))
         .await
+}
+
+/// Makes a namespace of the agents' own: what agent/dist/rbac/rotation.yaml says, under this name.
+///
+/// # Errors
+/// When the cluster refuses, or the file is no YAML of that form.
+pub async fn grant_agents(cluster: &Cluster, namespace: &str) -> Result<()> {
+    let delivered = include_str!("../../../agent/dist/rbac/rotation.yaml");
+    let renamed = delivered
+        .replace(
+            "namespace: quaymaster\n",
+            &format!("namespace: {namespace}\n"),
+        )
+        .replace("  name: quaymaster\n", &format!("  name: {namespace}\n"));
+    cluster.apply_text(&renamed).await
 }
 
 fn list(items: Vec<Value>) -> Value {

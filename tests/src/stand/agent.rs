@@ -46,6 +46,17 @@ pub struct AgentSite {
     pub programs: (PathBuf, PathBuf),
     /// The section `[vault.identity]`; empty for an agent without an identity of its own.
     pub identity: String,
+    /// The agents' own namespace; unset for an agent that keeps no Secrets fresh.
+    pub home: Option<String>,
+}
+
+/// The namespace of the agents that people start on a stand.
+const HOME: &str = "quaymaster";
+
+fn rotation(home: Option<&str>) -> String {
+    home.map_or_else(String::new, |home| {
+        format!("[rotation]\nnamespace = \"{home}\"\n")
+    })
 }
 
 /// Writes a new secret id of an AppRole beside the configuration in `dir`; returns the section that
@@ -89,6 +100,7 @@ address = "{vault}"
 trusted_mounts = ["jwt"]
 
 {identity}
+{rotation}
 [render]
 helm = "{helm}"
 kubectl = "{kubectl}"
@@ -106,6 +118,7 @@ kubeconfig = "{kubeconfig}"
         vault = site.vault,
         kubeconfig = site.kubeconfig.display(),
         identity = site.identity,
+        rotation = rotation(site.home.as_deref()),
     )
 }
 
@@ -153,7 +166,9 @@ pub async fn write_agent_config(dir: &Path, stand: &Stand) -> Result<PathBuf> {
         vault: facts.vault_addr.clone(),
         programs: render_programs()?,
         identity: approle_identity(dir, stand, AGENT_ROLE).await?,
+        home: Some(HOME.to_owned()),
     };
+    stand.grant_agents(HOME).await?;
     fs::write(&site.policy, POLICY)?;
     let path = dir.join("quaymaster.toml");
     fs::write(&path, config(&site)).with_context(|| format!("writing {}", path.display()))?;

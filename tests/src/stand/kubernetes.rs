@@ -77,7 +77,14 @@ impl Cluster {
     /// # Errors
     /// When the cluster refuses.
     pub async fn apply(&self, object: &Value) -> Result<()> {
-        let text = serde_json::to_vec(object)?;
+        self.apply_text(&object.to_string()).await
+    }
+
+    /// Applies the objects of a text, YAML or JSON.
+    ///
+    /// # Errors
+    /// When the cluster refuses.
+    pub async fn apply_text(&self, text: &str) -> Result<()> {
         let arguments = [
             "apply",
             "--server-side",
@@ -86,7 +93,8 @@ impl Cluster {
             "-f",
             "-",
         ];
-        self.kubectl_with(&arguments, Some(&text)).await.map(drop)
+        let sent = self.kubectl_with(&arguments, Some(text.as_bytes()));
+        sent.await.map(drop)
     }
 }
 
