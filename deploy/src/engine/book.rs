@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::collections::HashSet;
 
 use proto::error::Problem;
 use proto::report::Status;
@@ -13,6 +14,7 @@ use super::Tools;
 use crate::authorize::Permit;
 use crate::backoff::Patience;
 use crate::history;
+use crate::history::Key;
 use crate::history::Member;
 use crate::history::Origin;
 use crate::history::Past;
@@ -233,21 +235,19 @@ fn members(plan: &Plan, past: &Past, after: &After<'_>) -> Vec<Member> {
         .filter(|object| own.contains(&object.id))
         .map(|object| (&object.id, object.uid.as_str()))
         .collect();
-    let dropped = |id: &ObjectId| after.gone.contains(id);
+    let written: HashSet<Key<'_>> = uids.keys().map(|id| Key::of(id)).collect();
+    let gone: HashSet<Key<'_>> = after.gone.iter().map(Key::of).collect();
+    let left: HashSet<Key<'_>> = after.leftovers.iter().map(|one| Key::of(&one.id)).collect();
     let mut members: Vec<Member> = past
         .members
         .iter()
-        .filter(|member| !dropped(&member.id()))
-        .filter(|member| !uids.keys().any(|id| member.is_same(id)))
-        .filter(|member| is_there(member, after.leftovers, &uids))
+        .filter(|member| !gone.contains(&member.key()))
+        .filter(|member| !written.contains(&member.key()))
+        // Neither wanted nor left over: it is gone already, unless nothing was looked at.
+        .filter(|member| uids.is_empty() || member.uid.is_empty() || left.contains(&member.key()))
         .cloned()
         .collect();
     members.extend(uids.into_iter().map(|(id, uid)| Member::of(id, uid)));
     members.sort();
     members
-}
-
-/// A member that is neither wanted nor left over is gone already, unless nothing was looked at.
-fn is_there(member: &Member, leftovers: &[Leftover], uids: &BTreeMap<&ObjectId, &str>) -> bool {
-    uids.is_empty() || member.uid.is_empty() || leftovers.iter().any(|one| member.is_same(&one.id))
 }

@@ -5,11 +5,13 @@
 //! that shall come back. A parent that changed meanwhile is an error: the app's lock keeps others
 //! out, so it was no run.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::KEPT;
+use super::Key;
 use super::Member;
 use super::Past;
 use super::Revision;
@@ -124,10 +126,10 @@ pub async fn begin(
     wanted: &[ObjectId],
     patience: &Patience<'_>,
 ) -> Result<(), HistoryError> {
-    let is_known = |id: &ObjectId| past.members.iter().any(|member| member.is_same(id));
+    let known: HashSet<Key<'_>> = past.members.iter().map(Member::key).collect();
     let new: Vec<Member> = wanted
         .iter()
-        .filter(|id| !is_known(id))
+        .filter(|id| !known.contains(&Key::of(id)))
         .map(|id| Member::of(id, ""))
         .collect();
     let is_first = new.is_empty();
