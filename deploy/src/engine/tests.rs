@@ -30,6 +30,7 @@ use crate::secret::Secret;
 mod remote;
 mod resumed;
 mod same;
+mod scene;
 
 const POLICY: &str = r#"
 version = 1

@@ -57,7 +57,11 @@ impl Cluster for FakeCluster {
         let denied = lock(&self.inner)
             .denied
             .contains(&(access.verb, access.resource.clone()));
-        async move { Ok(if denied { Err(String::new()) } else { Ok(()) }) }.boxed()
+        async move {
+            self.travel().await;
+            Ok(if denied { Err(String::new()) } else { Ok(()) })
+        }
+        .boxed()
     }
 
     fn get<'a>(
@@ -65,7 +69,11 @@ impl Cluster for FakeCluster {
         _: &'a Actor,
         id: &'a ObjectId,
     ) -> BoxFuture<'a, Result<Option<Value>, ClusterError>> {
-        async { Ok(self.object(id)) }.boxed()
+        async {
+            self.reach(id).await?;
+            Ok(self.object(id))
+        }
+        .boxed()
     }
 
     fn list<'a>(
@@ -75,6 +83,7 @@ impl Cluster for FakeCluster {
         namespace: Option<&'a str>,
     ) -> BoxFuture<'a, Result<Vec<Value>, ClusterError>> {
         async move {
+            self.travel().await;
             let inner = self.listable(&format!("{}s", gvk.kind.to_lowercase()))?;
             let objects = inner.objects.iter();
             Ok(objects
@@ -90,7 +99,11 @@ impl Cluster for FakeCluster {
         _: &'a Actor,
         id: &'a ObjectId,
     ) -> BoxFuture<'a, Result<Option<SecretView>, ClusterError>> {
-        async { Ok(self.view(&lock(&self.inner), id)) }.boxed()
+        async {
+            self.reach(id).await?;
+            Ok(self.view(&lock(&self.inner), id))
+        }
+        .boxed()
     }
 
     fn secrets<'a>(
@@ -99,6 +112,7 @@ impl Cluster for FakeCluster {
         namespace: &'a str,
     ) -> BoxFuture<'a, Result<BTreeMap<String, SecretView>, ClusterError>> {
         async move {
+            self.travel().await;
             let inner = self.listable("secrets")?;
             let ids = inner.secrets.keys();
             Ok(ids
@@ -118,6 +132,7 @@ impl Cluster for FakeCluster {
         force: Force,
     ) -> BoxFuture<'a, Result<(AppliedObject, Value), ClusterError>> {
         async move {
+            self.travel().await;
             if write == Write::DryRun {
                 return self.apply_now(id, &payload, write, force);
             }
@@ -136,6 +151,7 @@ impl Cluster for FakeCluster {
         body: &'a Value,
     ) -> BoxFuture<'a, Result<Value, ClusterError>> {
         async move {
+            self.travel().await;
             if self.object(id).is_some() {
                 return Err(ClusterError::Exists {
                     object: id.to_string(),
@@ -156,6 +172,7 @@ impl Cluster for FakeCluster {
         body: &'a Value,
     ) -> BoxFuture<'a, Result<Value, ClusterError>> {
         async move {
+            self.travel().await;
             let Some(before) = self.object(id) else {
                 return Err(ClusterError::Missing {
                     object: id.to_string(),
@@ -184,6 +201,7 @@ impl Cluster for FakeCluster {
         write: Write,
     ) -> BoxFuture<'a, Result<Value, ClusterError>> {
         async move {
+            self.travel().await;
             let Some(mut body) = self.object(id) else {
                 return Err(ClusterError::Missing {
                     object: id.to_string(),
@@ -220,6 +238,7 @@ impl Cluster for FakeCluster {
         deletion: &'a Deletion,
     ) -> BoxFuture<'a, Result<(), ClusterError>> {
         async move {
+            self.travel().await;
             let mut inner = lock(&self.inner);
             let Some(before) = inner.objects.get(id) else {
                 return Ok(());
@@ -245,6 +264,7 @@ impl Cluster for FakeCluster {
     fn observe(&self, _: &Actor, scopes: Vec<Scope>) -> BoxStream<'static, Observation> {
         let changes = self.changes.subscribe();
         let inner = lock(&self.inner);
+        let distance = inner.distance;
         let matches = |scope: &Scope, id: &ObjectId| {
             scope.gvk == id.gvk
                 && scope.namespace == id.namespace
@@ -270,7 +290,13 @@ impl Cluster for FakeCluster {
                 }
             }
         });
-        futures::stream::iter(first).chain(later).boxed()
+        let listed = async move {
+            if !distance.is_zero() {
+                tokio::time::sleep(distance).await;
+            }
+            futures::stream::iter(first)
+        };
+        futures::stream::once(listed).flatten().chain(later).boxed()
     }
 
     fn log<'a>(
