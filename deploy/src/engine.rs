@@ -3,8 +3,9 @@
 //! The only async orchestration here. Called by `agent::runs` in a tracked task that is never
 //! dropped: cancelling is by token, between writes. Whatever happens, leases that are in no written
 //! Secret are revoked, the run's own Vault token is ended unless credentials live by it, and the log
-//! ends with the verdict. [`course`] writes and judges, [`back`] goes back, [`book`] keeps the
-//! history, [`charts`] is what differs for a release of Helm, [`told`] says what happens, [`values`] cares for the secret values.
+//! ends with the verdict. [`scene`] looks around, [`course`] writes and judges, [`back`] goes back,
+//! [`book`] keeps the history, [`charts`] is what differs for a release of Helm, [`told`] says what
+//! happens, [`values`] cares for the secret values.
 
 mod back;
 mod book;
@@ -12,11 +13,11 @@ mod charts;
 mod course;
 mod resumed;
 mod rotation;
+mod scene;
 mod told;
 mod values;
 
 use std::collections::BTreeMap;
-use std::collections::BTreeSet;
 
 use futures::FutureExt as _;
 use proto::error::Code;
@@ -32,12 +33,13 @@ use tokio_util::sync::CancellationToken;
 
 use self::book::App;
 use self::course::Course;
+use self::scene::Asked;
+use self::scene::Scene;
 use crate::apply;
 use crate::authorize::Permit;
 use crate::backoff::Patience;
 use crate::check;
 use crate::history;
-use crate::history::Past;
 use crate::lock::Gate;
 use crate::lock::Holder;
 use crate::lock::Lock;
@@ -60,7 +62,6 @@ use crate::render;
 use crate::report;
 use crate::report::Verdict;
 use crate::resolve::Draft;
-use crate::resolve::Scope;
 use crate::resume::Brief;
 use crate::saved;
 use crate::secret::FingerprintKey;
@@ -143,9 +144,6 @@ async fn execute(
     let app = App::of(&permit);
     let wanted = wanted_of(&permit, &app, tools);
     values::learn(&wanted, tools.log);
-    check::access(&wanted, permit.actor(), tools.ports, patience)
-        .await
-        .map_err(|error| report::of_check(&error))?;
     // Boxed for its size.
     let work = alone(permit, &app, wanted, login, tools, patience, told).boxed();
     work.await
@@ -162,36 +160,27 @@ async fn alone(
     patience: &Patience<'_>,
     told: &mut Told,
 ) -> Result<Verdict, Problem> {
-    let mode = permit.request().mode;
     let mut gate = gate(&permit, tools);
     loop {
-        let seen = match mode {
-            Mode::DryRun => None,
-            Mode::Deploy | Mode::Rollback | Mode::Rotation => {
-                let seen = gate.look(patience).await;
-                Some(seen.map_err(|error| report::of_lock(&error))?)
-            }
+        let asked = Asked {
+            permit: &permit,
+            app,
+            wanted: &wanted,
+            login: login.as_ref(),
         };
-        let past = book::open(&permit, app, tools, patience).await?;
-        let leftovers = leftovers(&permit, app, &past, &wanted, tools, patience).await?;
-        let scope = match mode {
-            Mode::DryRun => Scope::Believe,
-            Mode::Deploy | Mode::Rollback | Mode::Rotation => Scope::Alive,
-        };
-        let draft = values::draft(
-            &permit,
-            login.as_ref(),
-            scope,
-            BTreeMap::new(),
-            tools,
-            patience,
-        )
-        .await?;
+        let Scene {
+            seen,
+            past,
+            leftovers,
+            draft,
+            observed,
+        } = scene::around(asked, &mut gate, tools, patience).await?;
         values::mark_records(&mut wanted, &permit, draft.as_ref(), tools);
         let set = app.place(tools.ports).set_id();
-        let planned = make_plan(permit, wanted, draft.as_ref(), &set, tools, patience).await;
+        let values = draft.as_ref();
+        let planned = plan_for(permit, wanted, &observed, values, &set, tools, patience).await;
         let kept = match planned {
-            Ok((plan, observed)) => keep(&plan, &observed, &leftovers, tools)
+            Ok(plan) => keep(&plan, &observed, &leftovers, tools)
                 .map(|saved| (plan, saved))
                 .map_err(|problem| *problem),
             Err(problem) => Err(problem),
@@ -222,6 +211,7 @@ async fn alone(
             leftovers: &leftovers,
             resumed: false,
             reins: Reins::loose(&tools.stop),
+            pieces: None,
         };
         if let Err(problem) = note(&course, &told.steps, tools, patience).await {
             values::close(draft, tools, patience).await;
@@ -288,24 +278,6 @@ fn wanted_of(permit: &Permit, app: &App, tools: &Tools<'_>) -> Vec<(ObjectId, Co
     wanted
 }
 
-/// Finds what the app has and does not want any more; the brake speaks before anything is read from
-/// Vault.
-async fn leftovers(
-    permit: &Permit,
-    app: &App,
-    past: &Past,
-    wanted: &[(ObjectId, Content)],
-    tools: &Tools<'_>,
-    patience: &Patience<'_>,
-) -> Result<Vec<Leftover>, Problem> {
-    let ids: BTreeSet<ObjectId> = wanted.iter().map(|(id, _)| id.clone()).collect();
-    let found = prune::find(app.place(tools.ports), past, &ids, patience).await;
-    let found = found.map_err(|error| report::of_cluster("what the app has", &error))?;
-    let rollout = &permit.request().spec.rollout;
-    prune::brake(rollout, &found, past.members.len()).map_err(|brake| report::of_brake(&brake))?;
-    Ok(found)
-}
-
 /// Notes what it takes to go on with the run after a restart.
 async fn note(
     course: &Course<'_>,
@@ -331,33 +303,45 @@ fn gate<'a>(permit: &Permit, tools: &Tools<'a>) -> Gate<'a> {
     Gate::new(place, me, permit.actor(), tools.ports, &tools.stop)
 }
 
-/// Makes the plan of a run, and tells what is there.
+/// Reads what is there and makes a plan.
 async fn make_plan(
     permit: Permit,
     wanted: Vec<(ObjectId, Content)>,
+    set: &str,
+    tools: &Tools<'_>,
+    patience: &Patience<'_>,
+) -> Result<Plan, Problem> {
+    let observed = plan::observe(&permit, &wanted, tools.ports, patience).await;
+    let observed = observed.map_err(|error| report::of_cluster("reading what is there", &error))?;
+    plan_for(permit, wanted, &observed, None, set, tools, patience).await
+}
+
+/// Makes the plan of a run from what is there, and lets the cluster check it.
+async fn plan_for(
+    permit: Permit,
+    wanted: Vec<(ObjectId, Content)>,
+    observed: &BTreeMap<ObjectId, Live>,
     draft: Option<&Draft>,
     set: &str,
     tools: &Tools<'_>,
     patience: &Patience<'_>,
-) -> Result<(Plan, BTreeMap<ObjectId, Live>), Problem> {
-    tools.log.start(Stage::Plan, "find out what changes");
-    let observed = plan::observe(&permit, &wanted, tools.ports, patience).await;
-    tools.log.end_stage(Stage::Plan);
-    let observed = observed.map_err(|error| report::of_cluster("reading what is there", &error))?;
-    if let Some(id) = history::foreign(&observed, set) {
+) -> Result<Plan, Problem> {
+    if let Some(id) = history::foreign(observed, set) {
         return Err(report::of_foreign(&id.to_string()));
     }
-    let mut plan = plan::plan(permit, wanted, &observed, draft, tools.key);
+    tools.log.start(Stage::Plan, "find out what changes");
+    let mut plan = plan::plan(permit, wanted, observed, draft, tools.key);
+    tools.log.end_stage(Stage::Plan);
     tools
         .log
         .start(Stage::Check, "ask the cluster whether it takes it");
-    let checked = check::dry_run(&mut plan, &observed, draft, tools.ports, patience).await;
+    let checked = check::dry_run(&mut plan, observed, draft, tools.ports, patience).await;
     tools.log.end_stage(Stage::Check);
     checked.map_err(|error| report::of_check(&error))?;
     release::look(&mut plan, tools.ports, patience)
         .await
         .map_err(|error| report::charts::of_release(&error))?;
-    Ok((plan, observed))
+    Ok(plan)
 }
 
 /// Holds the run to the plan that its caller saved, and makes the saved form of a dry run.

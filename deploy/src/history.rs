@@ -12,6 +12,7 @@ pub mod store;
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::collections::HashSet;
 
 use proto::app::App;
 use proto::app::RevisionStatus;
@@ -185,13 +186,39 @@ impl Member {
         }
     }
 
-    /// Says whether two name the same object, whatever the API version they are written in.
+    /// Returns what it has in common with every name of the same object.
     #[must_use]
-    pub fn is_same(&self, id: &ObjectId) -> bool {
-        let own = self.id();
-        own.gvk.is(&id.gvk.group, &id.gvk.kind)
-            && own.namespace == id.namespace
-            && own.name == id.name
+    pub fn key(&self) -> Key<'_> {
+        let group = self.api_version.rsplit_once('/');
+        Key {
+            group: group.map_or("", |(group, _version)| group),
+            kind: &self.kind,
+            namespace: self.namespace.as_deref(),
+            name: &self.name,
+        }
+    }
+}
+
+/// What names an object whatever the API version that it is written in. Apps can have thousands of
+/// objects, so members are found by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Key<'a> {
+    group: &'a str,
+    kind: &'a str,
+    namespace: Option<&'a str>,
+    name: &'a str,
+}
+
+impl<'a> Key<'a> {
+    /// Reads it from an id.
+    #[must_use]
+    pub fn of(id: &'a ObjectId) -> Self {
+        Self {
+            group: &id.gvk.group,
+            kind: &id.gvk.kind,
+            namespace: id.namespace.as_deref(),
+            name: &id.name,
+        }
     }
 }
 
@@ -249,9 +276,10 @@ impl Past {
     /// Lists what the app may have and does not want any more.
     #[must_use]
     pub fn leftovers(&self, wanted: &BTreeSet<ObjectId>) -> Vec<&Member> {
-        self.members
-            .iter()
-            .filter(|member| !wanted.iter().any(|id| member.is_same(id)))
+        let wanted: HashSet<Key<'_>> = wanted.iter().map(Key::of).collect();
+        let members = self.members.iter();
+        members
+            .filter(|member| !wanted.contains(&member.key()))
             .collect()
     }
 }

@@ -39,7 +39,7 @@ pub fn compare(wanted: &Value, live: &Value) -> Sameness {
         return Sameness::Unsure;
     };
     let mut walk = Walk::default();
-    walk.fields("", &owned, body, Some(there));
+    walk.fields("", owned, body, Some(there));
     if !walk.differs.is_empty() {
         Sameness::Differs(walk.differs)
     } else if walk.unsure {
@@ -51,7 +51,7 @@ pub fn compare(wanted: &Value, live: &Value) -> Sameness {
 
 /// Finds the fields that we own by server-side apply in the version that is wanted; `None` where that
 /// cannot be told, or the object is about to go.
-fn our_fields(wanted: &Value, live: &Value) -> Option<Map<String, Value>> {
+fn our_fields<'a>(wanted: &Value, live: &'a Value) -> Option<&'a Map<String, Value>> {
     if live.pointer("/metadata/deletionTimestamp").is_some() {
         return None;
     }
@@ -64,7 +64,7 @@ fn our_fields(wanted: &Value, live: &Value) -> Option<Map<String, Value>> {
     if !fits || ours.next().is_some() {
         return None;
     }
-    entry.get("fieldsV1")?.as_object().cloned()
+    entry.get("fieldsV1")?.as_object()
 }
 
 /// Says whether an entry of `managedFields` is of our server-side apply.

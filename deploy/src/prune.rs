@@ -7,6 +7,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use futures::FutureExt as _;
+use futures::StreamExt as _;
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -18,6 +20,7 @@ use crate::history::store::Place;
 use crate::object::ObjectId;
 use crate::object::list;
 use crate::object::text;
+use crate::plan::WIDTH;
 use crate::plan::cluster_trouble;
 use crate::ports::ClusterError;
 use crate::ports::Deletion;
@@ -82,16 +85,15 @@ pub async fn find(
     wanted: &BTreeSet<ObjectId>,
     patience: &Patience<'_>,
 ) -> Result<Vec<Leftover>, ClusterError> {
-    let mut found = Vec::new();
+    let mut looks = Vec::new();
     for member in past.leftovers(wanted) {
-        let id = member.id();
-        if let Some(live) = look(place, &id, patience).await? {
-            found.push(Leftover {
-                stays: stays(member, &live, &place.set_id()),
-                uid: text(&live, &["metadata", "uid"]).to_owned(),
-                id,
-            });
-        }
+        looks.push(leftover(place, member, patience).boxed());
+    }
+    // In order, so that the error that is told is the same one every time.
+    let mut looks = futures::stream::iter(looks).buffered(WIDTH);
+    let mut found = Vec::new();
+    while let Some(look) = looks.next().await {
+        found.extend(look?);
     }
     // What others need goes last: in the opposite order of writing, and names for a stable plan.
     found.sort_by(|a, b| {
@@ -99,6 +101,21 @@ pub async fn find(
         wave(b).cmp(&wave(a)).then_with(|| a.id.cmp(&b.id))
     });
     Ok(found)
+}
+
+/// Looks at one member; `None` where it is gone.
+async fn leftover(
+    place: Place<'_>,
+    member: &Member,
+    patience: &Patience<'_>,
+) -> Result<Option<Leftover>, ClusterError> {
+    let id = member.id();
+    let live = look(place, &id, patience).await?;
+    Ok(live.map(|live| Leftover {
+        stays: stays(member, &live, &place.set_id()),
+        uid: text(&live, &["metadata", "uid"]).to_owned(),
+        id,
+    }))
 }
 
 /// Reads an object, of Secrets only what is no value; `None` where it or its kind is gone.

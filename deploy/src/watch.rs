@@ -34,7 +34,8 @@ use state::State;
 use verdict::Verdict;
 
 /// Two looks are at least so far apart: a rollout of many pods changes hundreds of times a second, and
-/// nobody notices a tenth of a second. The first change after a quiet time is judged at once.
+/// nobody notices a tenth of a second. The first change after a quiet time is judged at once, and so
+/// is the end of the first listings: most runs that change little are done then.
 const COALESCE: Duration = Duration::from_millis(100);
 
 /// Time alone can make a cause final, so we look at least this often.
@@ -140,8 +141,13 @@ impl Look<'_> {
                 Woken::Stopped => return Outcome::Stopped,
                 Woken::Deadline => return self.timed_out(&mut state, observations).await,
                 Woken::Observed(first) => {
+                    let began = state.is_listed();
                     self.take(&mut state, &mut observations, first);
-                    judge_at = judge_at.min(judged + COALESCE);
+                    judge_at = if began == state.is_listed() {
+                        judge_at.min(judged + COALESCE)
+                    } else {
+                        Instant::now()
+                    };
                     continue;
                 }
                 Woken::Ended => observations = futures::stream::pending().boxed(),

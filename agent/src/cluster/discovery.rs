@@ -35,6 +35,9 @@ const BELIEVED: Duration = Duration::from_secs(300);
 /// not each ask.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
+/// How long a call waits for another one's look at the same API version.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// What is known of the kinds.
 pub(super) struct Catalog {
     wire: Wire,
@@ -75,7 +78,8 @@ impl Catalog {
             return Ok(resource);
         }
         let look = self.look_at(gvk);
-        let _alone = look.lock().await;
+        // Whoever looks may be a watch that nobody polls just now: then this call looks by itself.
+        let _alone = tokio::time::timeout(PATIENCE, look.lock()).await.ok();
         match self.recall(gvk) {
             Memory::Served(resource) => return Ok(resource),
             Memory::Absent => return Err(unknown()),

@@ -100,31 +100,31 @@ impl Members {
         alive.map(|seen| seen.token.clone()).collect()
     }
 
-    /// Renews this agent's own Lease.
-    pub(super) async fn renew(
-        &mut self,
-        cluster: &dyn Cluster,
-        tools: &Tools,
-    ) -> Result<(), ClusterError> {
-        let id = ObjectId {
-            gvk: gvk(),
-            namespace: Some(tools.home.namespace.clone()),
-            name: format!("agent-{}", tools.agent),
-        };
-        let actor = Home::actor();
-        let sent = Instant::now();
-        let there = cluster.get(&actor, &id).await?;
-        let version = there
-            .as_ref()
-            .map(|there| text(there, &["metadata", "resourceVersion"]));
-        let body = body(&id, version, tools);
-        match version {
-            Some(_) => cluster.replace(&actor, &id, &body).await?,
-            None => cluster.create(&actor, &id, &body).await?,
-        };
+    /// Notes that this agent's own renewal arrived.
+    pub(super) const fn renewed(&mut self, sent: Instant) {
         self.own = Some(sent);
-        Ok(())
     }
+}
+
+/// Renews this agent's own Lease; returns when the renewal was sent.
+pub(super) async fn renew(cluster: &dyn Cluster, tools: &Tools) -> Result<Instant, ClusterError> {
+    let id = ObjectId {
+        gvk: gvk(),
+        namespace: Some(tools.home.namespace.clone()),
+        name: format!("agent-{}", tools.agent),
+    };
+    let actor = Home::actor();
+    let sent = Instant::now();
+    let there = cluster.get(&actor, &id).await?;
+    let version = there
+        .as_ref()
+        .map(|there| text(there, &["metadata", "resourceVersion"]));
+    let body = body(&id, version, tools);
+    match version {
+        Some(_) => cluster.replace(&actor, &id, &body).await?,
+        None => cluster.create(&actor, &id, &body).await?,
+    };
+    Ok(sent)
 }
 
 fn body(id: &ObjectId, version: Option<&str>, tools: &Tools) -> Value {

@@ -7,6 +7,9 @@
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
 
 use deploy::managed;
 use deploy::managed::Record;
@@ -26,6 +29,7 @@ use futures::stream::SelectAll;
 use proto::ids::ClusterName;
 use serde_json::Value;
 use tokio::time::Instant;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::Tools;
@@ -60,8 +64,34 @@ fn config_map() -> Gvk {
 }
 
 impl Watcher<'_> {
-    /// Watches until it is told to stop.
+    /// Watches, and renews the agent's own Lease, until it is told to stop.
     pub(super) async fn run(&self, stop: &CancellationToken) {
+        let agents = Mutex::new(Members::default());
+        futures::join!(self.watch(&agents, stop), self.renew(&agents, stop));
+    }
+
+    /// Beside the watch and not in one of its arms: a stream that is not polled may hold what a request
+    /// waits for.
+    async fn renew(&self, agents: &Mutex<Members>, stop: &CancellationToken) {
+        let mut turn = tokio::time::interval(members::RENEW);
+        turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                // No renewal is under way while the timer runs.
+                () = stop.cancelled() => return,
+                _ = turn.tick() => {}
+            }
+            match members::renew(&**self.cluster, self.tools).await {
+                Ok(sent) => known(agents).renewed(sent),
+                Err(error) => {
+                    tracing::warn!(cluster = %self.name, %error, "the agent's own Lease could not be renewed");
+                }
+            }
+            self.count(agents);
+        }
+    }
+
+    async fn watch(&self, agents: &Mutex<Members>, stop: &CancellationToken) {
         let home = |gvk| Scope {
             gvk,
             namespace: Some(self.tools.home.namespace.clone()),
@@ -70,41 +100,34 @@ impl Watcher<'_> {
         let scopes = vec![home(config_map()), home(members::gvk())];
         let mut register = self.cluster.observe(&Home::actor(), scopes);
         let mut entries: BTreeMap<String, Place> = BTreeMap::new();
-        let mut agents = Members::default();
         let mut posts: BTreeMap<Post, CancellationToken> = BTreeMap::new();
         let mut secrets: SelectAll<Watch> = SelectAll::new();
-        let mut renewal = tokio::time::interval(members::RENEW);
-        renewal.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut second = tokio::time::interval(std::time::Duration::from_secs(1));
-        second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        second.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                // Nothing is lost with an arm: streams and intervals keep what they have, and a
-                // renewal is not begun before its arm is chosen.
+                // Nothing is lost with an arm: streams and intervals keep what they have, and no arm
+                // awaits anything.
                 () = stop.cancelled() => return,
                 Some(seen) = register.next() => {
-                    self.take_register(seen, &mut entries, &mut agents);
+                    self.take_register(seen, &mut entries, agents);
                     self.tend(&mut posts, &mut secrets, stop);
                 }
                 Some((post, seen)) = secrets.next(), if !secrets.is_empty() => {
                     self.take_secret(&post, seen);
                 }
-                _ = renewal.tick() => {
-                    if let Err(error) = agents.renew(&**self.cluster, self.tools).await {
-                        tracing::warn!(cluster = %self.name, %error, "the agent's own Lease could not be renewed");
-                    }
-                    self.count(&agents);
-                }
-                _ = second.tick() => self.count(&agents),
+                _ = second.tick() => self.count(agents),
             }
         }
     }
 
     /// Puts the agents that are alive into the table.
-    fn count(&self, agents: &Members) {
+    fn count(&self, agents: &Mutex<Members>) {
         let now = Instant::now();
-        let alive = agents.alive(&self.tools.agent, now);
-        let mut tokens = agents.tokens(now);
+        let (alive, mut tokens) = {
+            let agents = known(agents);
+            (agents.alive(&self.tools.agent, now), agents.tokens(now))
+        };
         tokens.extend(self.tools.secrets.own().map(|own| own.id));
         let moved = self.table.with(|rows| {
             rows.tokens.insert(self.name.clone(), tokens);
@@ -121,11 +144,11 @@ impl Watcher<'_> {
         &self,
         seen: Observation,
         entries: &mut BTreeMap<String, Place>,
-        agents: &mut Members,
+        agents: &Mutex<Members>,
     ) {
         match seen {
             Observation::Present(body) if text(&body, &["kind"]) == "Lease" => {
-                agents.see(&body, Instant::now());
+                known(agents).see(&body, Instant::now());
             }
             Observation::Present(body) => self.take_entry(&body, entries),
             Observation::Gone(id) => {
@@ -293,6 +316,11 @@ impl Watcher<'_> {
             }
         });
     }
+}
+
+/// What is known of the agents; changed by whole operations, so a poisoned lock does no harm.
+fn known(agents: &Mutex<Members>) -> MutexGuard<'_, Members> {
+    agents.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Takes in a Secret's metadata.

@@ -253,7 +253,7 @@ async fn restore(
     let keep: BTreeSet<ObjectId> = wanted.iter().map(|(id, _)| id.clone()).collect();
     tools.log.end_stage(Stage::Apply);
     let set = place.set_id();
-    let (earlier, _) = make_plan(permit, wanted, None, &set, tools, patience).await?;
+    let earlier = make_plan(permit, wanted, &set, tools, patience).await?;
     tools.log.start(Stage::Apply, "write");
     let writing = Patience {
         stop: &reins.writing,

@@ -22,14 +22,13 @@ use super::book::App;
 use super::course;
 use super::course::Course;
 use super::gate;
-use super::leftovers;
 use super::make_plan;
+use super::scene;
 use super::told;
 use super::wanted_of;
 use crate::apply::Applied;
 use crate::authorize::Permit;
 use crate::backoff::Patience;
-use crate::history::Past;
 use crate::history::State;
 use crate::lock::Reins;
 use crate::object::AppliedObject;
@@ -42,7 +41,6 @@ use crate::plan::Step;
 use crate::plan::Wave;
 use crate::plan::cluster_trouble;
 use crate::ports::Entry;
-use crate::prune::Leftover;
 use crate::report;
 use crate::report::Verdict;
 use crate::resume::Brief;
@@ -170,9 +168,9 @@ async fn carry_on(
         Progress::Writing { .. } | Progress::Supplied { .. } => None,
         Progress::Applied { objects, .. } => Some(Applied::recalled(objects)),
     };
-    let known = known(&permit, &app, &all, tools, patience).await;
-    let (past, leftovers) = match known {
-        Ok(known) => known,
+    let recorded = scene::recorded(&permit, &app, &all, tools, patience).await;
+    let (past, leftovers) = match recorded {
+        Ok(recorded) => recorded,
         Err(problem) => return Verdict::problem(begun(problem)),
     };
     let own = past.revisions.last();
@@ -202,6 +200,7 @@ async fn carry_on(
         leftovers: &leftovers,
         resumed: true,
         reins,
+        pieces: None,
     };
     if let Some(applied) = found {
         return course::watch_on(&mut course, &applied, tools, patience, told).await;
@@ -209,19 +208,6 @@ async fn carry_on(
     told::tell_plan(&plan.told(), tools.log);
     let ended = course::write_and_watch(&mut course, None, tools, patience, told).await;
     ended.unwrap_or_else(|problem| Verdict::problem(begun(problem)))
-}
-
-/// What the history knows of the app, and what is not wanted any more.
-async fn known(
-    permit: &Permit,
-    app: &App,
-    all: &[(ObjectId, Content)],
-    tools: &Tools<'_>,
-    patience: &Patience<'_>,
-) -> Result<(Past, Vec<Leftover>), Problem> {
-    let past = book::open(permit, app, tools, patience).await?;
-    let leftovers = leftovers(permit, app, &past, all, tools, patience).await?;
-    Ok((past, leftovers))
 }
 
 /// Objects and what they should be.
@@ -243,7 +229,7 @@ async fn completing(
     let (secrets, open) = apart(all);
     let set = app.place(tools.ports).set_id();
     let actor = permit.actor().clone();
-    let (mut plan, _) = make_plan(permit, open, None, &set, tools, patience).await?;
+    let mut plan = make_plan(permit, open, &set, tools, patience).await?;
     for (id, content) in secrets {
         let read = patience
             .retry(|| tools.ports.cluster.secret(&actor, &id), cluster_trouble)
@@ -287,9 +273,9 @@ async fn tell_what_is_there(
     let (_, open) = apart(all);
     let count = open.len();
     let set = app.place(tools.ports).set_id();
-    let planned = make_plan(permit, open, None, &set, tools, patience);
+    let planned = make_plan(permit, open, &set, tools, patience);
     let standing = match planned.await {
-        Ok((plan, _)) => {
+        Ok(plan) => {
             let same = plan.steps().iter();
             let same = same.filter(|step| step.action == Action::Same).count();
             format!("{same} of {count} other objects are as this run wanted them")

@@ -29,7 +29,7 @@ use super::Told;
 use super::Tools;
 use super::book::App;
 use super::gate;
-use super::make_plan;
+use super::plan_for;
 use super::told;
 use super::values;
 use super::wanted_of;
@@ -41,6 +41,8 @@ use crate::lock::Reins;
 use crate::managed;
 use crate::managed::Record;
 use crate::object::ObjectId;
+use crate::plan;
+use crate::plan::Content;
 use crate::plan::Plan;
 use crate::ports::ClusterError;
 use crate::ports::Entry;
@@ -244,9 +246,9 @@ async fn change(
     .await?;
     values::mark_records(&mut wanted, &permit, draft.as_ref(), tools);
     let set = app.place(tools.ports).set_id();
-    let planned = make_plan(permit, wanted, draft.as_ref(), &set, tools, patience).await;
-    let (plan, _observed) = match planned {
-        Ok(planned) => planned,
+    let planned = planned(permit, wanted, draft.as_ref(), &set, tools, patience).await;
+    let plan = match planned {
+        Ok(plan) => plan,
         Err(problem) => {
             values::close(draft, tools, patience).await;
             return Err(problem);
@@ -260,6 +262,19 @@ async fn change(
     }
     let changes = write(&plan, draft, tools, patience).await?;
     Ok((plan, changes))
+}
+
+async fn planned(
+    permit: Permit,
+    wanted: Vec<(ObjectId, Content)>,
+    draft: Option<&Draft>,
+    set: &str,
+    tools: &Tools<'_>,
+    patience: &Patience<'_>,
+) -> Result<Plan, Problem> {
+    let observed = plan::observe(&permit, &wanted, tools.ports, patience).await;
+    let observed = observed.map_err(|error| report::of_cluster("reading what is there", &error))?;
+    plan_for(permit, wanted, &observed, draft, set, tools, patience).await
 }
 
 /// Says which paths have to issue anew, by Secret.

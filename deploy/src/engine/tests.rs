@@ -32,6 +32,7 @@ mod kept;
 mod remote;
 mod resumed;
 mod same;
+mod scene;
 
 const POLICY: &str = r#"
 version = 1

@@ -26,6 +26,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
+use std::time::Duration;
 use tokio::sync::broadcast;
 
 /// A cluster in memory: built-in kinds, any namespace, no controllers. A test plays controller with
@@ -51,6 +52,8 @@ struct ClusterState {
     dry_runs: usize,
     version: u64,
     stall: Option<usize>,
+    distance: Duration,
+    unreadable: BTreeMap<String, ClusterError>,
 }
 
 /// What happens to a write of a lock object.
@@ -114,6 +117,31 @@ impl FakeCluster {
     /// after. A test drops what waits, as a kill does, and goes on with `None`.
     pub fn stall_at(&self, moment: Option<usize>) {
         lock(&self.inner).stall = moment;
+    }
+
+    /// Makes every call take so long, as a server far away does.
+    pub fn place_at(&self, distance: Duration) {
+        lock(&self.inner).distance = distance;
+    }
+
+    /// Makes every read of single objects of this name fail.
+    pub fn refuse_reads(&self, name: &str, error: ClusterError) {
+        lock(&self.inner).unreadable.insert(name.to_owned(), error);
+    }
+
+    /// The way of a call to the server and back.
+    async fn travel(&self) {
+        let distance = lock(&self.inner).distance;
+        if !distance.is_zero() {
+            tokio::time::sleep(distance).await;
+        }
+    }
+
+    /// The way of a read, which may be refused.
+    async fn reach(&self, id: &ObjectId) -> Result<(), ClusterError> {
+        self.travel().await;
+        let inner = lock(&self.inner);
+        inner.unreadable.get(&id.name).cloned().map_or(Ok(()), Err)
     }
 
     /// Passes a moment of a write, or hangs.

@@ -176,12 +176,7 @@ impl State {
     /// Judges every object.
     pub(super) fn judge(&mut self, now: Instant) -> View {
         self.first_look.get_or_insert(now);
-        let unlisted = self
-            .unlisted
-            .keys()
-            .filter(|gvk| !self.blind.contains_key(gvk))
-            .map(ToString::to_string)
-            .collect();
+        let unlisted = self.awaited().map(ToString::to_string).collect();
         let applied = std::mem::take(&mut self.applied);
         let objects = applied
             .iter()
@@ -190,6 +185,17 @@ impl State {
         self.applied = applied;
         self.note_restarts();
         View { objects, unlisted }
+    }
+
+    /// Says whether the first listings are complete, as far as they can be.
+    pub(super) fn is_listed(&self) -> bool {
+        self.awaited().next().is_none()
+    }
+
+    /// The kinds whose first listing is still to come.
+    fn awaited(&self) -> impl Iterator<Item = &Gvk> {
+        let kinds = self.unlisted.keys();
+        kinds.filter(|gvk| !self.blind.contains_key(gvk))
     }
 
     /// Says whether an applied kind cannot be watched at all.

@@ -172,6 +172,14 @@ async fn a_rollout_ends_as_soon_as_everything_is_ready() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_ready_in_the_first_listing_is_not_waited_for() {
+    let run = rollout(vec![(0, deployment(2, 1))]).await;
+    assert_eq!(run.outcome, ready(vec![]));
+    // The timer of the paused clock counts whole milliseconds.
+    assert!(run.after < Duration::from_millis(2), "{:?}", run.after);
+}
+
+#[tokio::test(start_paused = true)]
 async fn objects_without_a_state_are_ready_without_a_watch() {
     let script = Arc::new(Script::new(vec![]));
     let objects = [applied("v1", "ConfigMap"), applied("v1", "Secret")];

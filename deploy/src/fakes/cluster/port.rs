@@ -58,7 +58,11 @@ impl Cluster for FakeCluster {
         let denied = lock(&self.inner)
             .denied
             .contains(&(access.verb, access.resource.clone()));
-        async move { Ok(if denied { Err(String::new()) } else { Ok(()) }) }.boxed()
+        async move {
+            self.travel().await;
+            Ok(if denied { Err(String::new()) } else { Ok(()) })
+        }
+        .boxed()
     }
 
     fn get<'a>(
@@ -66,7 +70,11 @@ impl Cluster for FakeCluster {
         _: &'a Actor,
         id: &'a ObjectId,
     ) -> BoxFuture<'a, Result<Option<Value>, ClusterError>> {
-        async { Ok(self.object(id)) }.boxed()
+        async {
+            self.reach(id).await?;
+            Ok(self.object(id))
+        }
+        .boxed()
     }
 
     fn list<'a>(
@@ -76,6 +84,7 @@ impl Cluster for FakeCluster {
         namespace: Option<&'a str>,
     ) -> BoxFuture<'a, Result<Vec<Value>, ClusterError>> {
         async move {
+            self.travel().await;
             let inner = self.listable(&format!("{}s", gvk.kind.to_lowercase()))?;
             let objects = inner.objects.iter();
             Ok(objects
@@ -91,7 +100,11 @@ impl Cluster for FakeCluster {
         _: &'a Actor,
         id: &'a ObjectId,
     ) -> BoxFuture<'a, Result<Option<SecretView>, ClusterError>> {
-        async { Ok(self.view(&lock(&self.inner), id)) }.boxed()
+        async {
+            self.reach(id).await?;
+            Ok(self.view(&lock(&self.inner), id))
+        }
+        .boxed()
     }
 
     fn values<'a>(
@@ -118,6 +131,7 @@ impl Cluster for FakeCluster {
         namespace: &'a str,
     ) -> BoxFuture<'a, Result<BTreeMap<String, SecretView>, ClusterError>> {
         async move {
+            self.travel().await;
             let inner = self.listable("secrets")?;
             let ids = inner.secrets.keys();
             Ok(ids
@@ -137,6 +151,7 @@ impl Cluster for FakeCluster {
         force: Force,
     ) -> BoxFuture<'a, Result<(AppliedObject, Value), ClusterError>> {
         async move {
+            self.travel().await;
             if write == Write::DryRun {
                 return self.apply_now(id, &payload, write, force);
             }
@@ -155,6 +170,7 @@ impl Cluster for FakeCluster {
         body: &'a Value,
     ) -> BoxFuture<'a, Result<Value, ClusterError>> {
         async move {
+            self.travel().await;
             if self.object(id).is_some() {
                 return Err(ClusterError::Exists {
                     object: id.to_string(),
@@ -175,6 +191,7 @@ impl Cluster for FakeCluster {
         body: &'a Value,
     ) -> BoxFuture<'a, Result<Value, ClusterError>> {
         async move {
+            self.travel().await;
             let Some(before) = self.object(id) else {
                 return Err(ClusterError::Missing {
                     object: id.to_string(),
@@ -203,6 +220,7 @@ impl Cluster for FakeCluster {
         write: Write,
     ) -> BoxFuture<'a, Result<Value, ClusterError>> {
         async move {
+            self.travel().await;
             let Some(mut body) = self.object(id) else {
                 return Err(ClusterError::Missing {
                     object: id.to_string(),
@@ -243,6 +261,7 @@ impl Cluster for FakeCluster {
         deletion: &'a Deletion,
     ) -> BoxFuture<'a, Result<(), ClusterError>> {
         async move {
+            self.travel().await;
             let mut inner = lock(&self.inner);
             let Some(before) = inner.objects.get(id) else {
                 return Ok(());
@@ -268,6 +287,7 @@ impl Cluster for FakeCluster {
     fn observe(&self, _: &Actor, scopes: Vec<Scope>) -> BoxStream<'static, Observation> {
         let changes = self.changes.subscribe();
         let inner = lock(&self.inner);
+        let distance = inner.distance;
         let matches = |scope: &Scope, id: &ObjectId| {
             scope.gvk == id.gvk
                 && scope.namespace == id.namespace
@@ -293,7 +313,13 @@ impl Cluster for FakeCluster {
                 }
             }
         });
-        futures::stream::iter(first).chain(later).boxed()
+        let listed = async move {
+            if !distance.is_zero() {
+                tokio::time::sleep(distance).await;
+            }
+            futures::stream::iter(first)
+        };
+        futures::stream::once(listed).flatten().chain(later).boxed()
     }
 
     fn log<'a>(
