@@ -65,6 +65,8 @@ pub struct Tools {
     pub home: Home,
     /// The name of this agent among them.
     pub agent: String,
+    /// When the daemon was made: what was issued before may have had another life since.
+    pub began: jiff::Timestamp,
     /// How often Vault is asked for new versions.
     pub freshness: Duration,
     /// At most so many requests a second where each secret is asked by itself.

@@ -106,11 +106,15 @@ impl App {
     /// What a variable is in the pod that runs.
     async fn sees(&self, variable: &str) -> Result<String> {
         let line = format!("echo ${variable}");
-        let seen = self
-            .world
-            .kubectl(&["exec", "deploy/web", "--", "/bin/sh", "-c", &line])
-            .await?;
-        Ok(seen.trim().to_owned())
+        // A pod that is on its way out may be the one that is asked.
+        until("a pod to answer", SOON, async || {
+            let asked = ["exec", "deploy/web", "--", "/bin/sh", "-c", &line];
+            match self.world.kubectl(&asked).await {
+                Ok(seen) => Look::Ready(seen.trim().to_owned()),
+                Err(error) => Look::NotYet(format!("{error:#}")),
+            }
+        })
+        .await
     }
 }
 

@@ -67,6 +67,7 @@ impl Keep {
             journal: journal.clone(),
             home,
             agent: member(&host(), &config.state_dir),
+            began: clock.now(),
             freshness,
             requests_per_second,
         })

@@ -81,7 +81,8 @@ pub(super) fn take_record(row: &mut Row, tools: &Tools) {
             orphan: None,
             errors: 0,
         };
-        if age <= YOUNG || !is_leased {
+        let is_ours = credential.issued >= tools.began && age <= YOUNG;
+        if is_ours || !is_leased {
             let left = Duration::from_secs(credential.seconds.saturating_sub(age));
             let growth = if credential.renewable && is_leased {
                 Growth::Renewable
