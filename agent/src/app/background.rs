@@ -108,7 +108,7 @@ pub(super) async fn recover(
             }
             // Nothing is left to do, unless a credential is.
             Some(_) | None if run.leases.is_empty() && run.tokens.is_empty() => {
-                journal.settle(&run.id).await?
+                journal.settle(&run.id).await?;
             }
             Some(_) | None => {}
         }
