@@ -46,8 +46,8 @@
 //! # Modules of this crate
 //!
 //! * the process: [`args`], [`config`], [`telemetry`], [`metrics`], [`readiness`], [`lifecycle`], [`clock`];
-//! * ports of the brain: [`vault`], [`cluster`], [`render`] (Helm and kustomize as confined children),
-//!   [`journal`];
+//! * ports of the brain: [`vault`] (and in its folder `identity` the agent's own login), [`cluster`],
+//!   [`render`] (Helm and kustomize as confined children), [`journal`];
 //! * the way in: [`auth`], [`http`], [`runs`];
 //! * [`app`] puts all of it together.
 //!
@@ -55,7 +55,8 @@
 //!
 //! The cluster holds what concerns an app: its lock (a Lease), its revisions and inventory (ConfigMaps,
 //! [`deploy::history`]), and Helm's own records. The journal on disk holds what concerns a run of this
-//! agent.
+//! agent. Beside it lies the token of the agent's own identity in Vault, with which everything ends
+//! that was issued under it.
 //!
 //! # Invariants
 //!

@@ -7,8 +7,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use agent::clock::SystemClock;
 use agent::cluster::ClusterSettings;
 use agent::cluster::Kube;
+use agent::config::Identity;
+use agent::config::Method;
+use agent::config::RoleId;
+use agent::vault::IdentitySettings;
 use agent::vault::Vault;
 use agent::vault::VaultSettings;
 use anyhow::Context as _;
@@ -19,6 +24,7 @@ use deploy::fakes::FakeVault;
 use deploy::object::Gvk;
 use deploy::object::ObjectId;
 use deploy::ports::Access;
+use deploy::ports::Allowance;
 use deploy::ports::Cluster;
 use deploy::ports::ClusterError;
 use deploy::ports::Deletion;
@@ -26,12 +32,17 @@ use deploy::ports::Dependents;
 use deploy::ports::Engine;
 use deploy::ports::Force;
 use deploy::ports::Login;
+use deploy::ports::Mount;
+use deploy::ports::Newest;
 use deploy::ports::Observation;
+use deploy::ports::OwnToken;
 use deploy::ports::Parameters;
 use deploy::ports::Payload;
 use deploy::ports::Scope;
 use deploy::ports::Secrets;
 use deploy::ports::SecretsError;
+use deploy::ports::Session;
+use deploy::ports::Standing;
 use deploy::ports::Write;
 use deploy::principal::Actor;
 use deploy::secret::FingerprintKey;
@@ -40,6 +51,8 @@ use deploy::secret::VaultPath;
 use futures::StreamExt as _;
 use serde_json::Value;
 use serde_json::json;
+use tests::wait::Look;
+use tests::wait::until;
 use tests::world::World;
 
 /// A Vault with the secrets of the suite: two versions of `app` (the second deleted in `gone`), one in KV v1.
@@ -99,7 +112,7 @@ async fn vault_suite(side: &VaultSide) -> Result<()> {
     let data = port.read(&session, &mount, &plain, None).await?;
     ensure!(data.version.is_none() && value(&data, "key") == "one");
     let forbidden = path("kv/forbidden/app")?;
-    let mount = deploy::ports::Mount {
+    let mount = Mount {
         path: "kv".to_owned(),
         engine: Engine::KvV2,
     };
@@ -128,6 +141,304 @@ async fn vault_suite(side: &VaultSide) -> Result<()> {
     }
     port.logout(session).await?;
     Ok(())
+}
+
+/// What keeping secrets fresh asks, in a session of the agent's own: a folder with `app` (two versions),
+/// `gone` (deleted), `destroyed` and `sub/deep`, and a folder `forbidden` beside it.
+struct LastingSide {
+    port: Arc<dyn Secrets>,
+    folder: String,
+    creds: VaultPath,
+    static_role: VaultPath,
+}
+
+fn kv() -> Mount {
+    Mount {
+        path: "kv".to_owned(),
+        engine: Engine::KvV2,
+    }
+}
+
+fn dynamic(path: &str) -> Mount {
+    Mount {
+        path: path.to_owned(),
+        engine: Engine::Dynamic,
+    }
+}
+
+async fn lasting_suite(side: &LastingSide) -> Result<()> {
+    let session = side.port.login(&Login::Own).await?;
+    ensure!(!session.ours, "the agent's own token outlives the run");
+    let own = side.port.own().context("it is logged in")?;
+    children_suite(side, &session).await?;
+    versions_suite(side, &session).await?;
+    allowance_suite(side, &session).await?;
+    unleased_suite(side, &session).await?;
+    side.port.logout(session).await?;
+    ensure!(side.port.own() == Some(own), "a logout does not end it");
+    Ok(())
+}
+
+/// A token for one credential: what is issued in it lives and ends with it.
+async fn children_suite(side: &LastingSide, session: &Session) -> Result<()> {
+    let port = &side.port;
+    let child = port.child(session).await?;
+    ensure!(child.seconds > 0 && !child.session.ours, "{child:?}");
+    let none = Parameters::new();
+    let issued = port.issue(&child.session, &side.creds, &none).await?;
+    let lease = issued.lease.context("a credential has a lease")?;
+    ensure!(lease.renewable && issued.ends_in.is_none());
+    let renewed = port.renew(session, &lease.id, 120).await?;
+    ensure!(renewed.id == lease.id && (1..=120).contains(&renewed.seconds));
+    ensure!(port.extend(session, &child.accessor).await? > 0);
+    port.end(session, &child.accessor).await?;
+    port.end(session, &child.accessor)
+        .await
+        .context("a token that is gone is ended")?;
+    let extended = port.extend(session, &child.accessor).await;
+    ensure!(is_missing(&extended), "{extended:?}");
+    let dead = port.issue(&child.session, &side.creds, &none).await;
+    ensure!(
+        matches!(dead, Err(SecretsError::Forbidden { .. })),
+        "{dead:?}"
+    );
+    until(
+        "the lease to end",
+        Duration::from_secs(20),
+        async || match port.renew(session, &lease.id, 120).await {
+            Err(SecretsError::Missing { .. }) => Look::Ready(()),
+            other => Look::NotYet(format!("{other:?}")),
+        },
+    )
+    .await?;
+    let other = port.child(session).await?;
+    let issued = port.issue(&other.session, &side.creds, &none).await?;
+    let lease = issued.lease.context("a credential has a lease")?;
+    port.revoke(session, &lease.id).await?;
+    let renewed = port.renew(session, &lease.id, 120).await;
+    ensure!(is_missing(&renewed), "{renewed:?}");
+    port.end(session, &other.accessor).await?;
+    Ok(())
+}
+
+fn is_missing<T>(result: &Result<T, SecretsError>) -> bool {
+    matches!(result, Err(SecretsError::Missing { .. }))
+}
+
+/// Newest versions: of a folder at once, and one by one.
+async fn versions_suite(side: &LastingSide, session: &Session) -> Result<()> {
+    let LastingSide { port, folder, .. } = side;
+    let newest = |version, standing| Newest { version, standing };
+    let expected = BTreeMap::from([
+        ("app".to_owned(), newest(2, Standing::Live)),
+        ("destroyed".to_owned(), newest(1, Standing::Destroyed)),
+        ("gone".to_owned(), newest(1, Standing::Deleted)),
+    ]);
+    let found = port.folder(session, &kv(), folder).await?;
+    ensure!(found == expected, "{found:?}");
+    for (name, expected) in expected {
+        let path = path(&format!("kv/{folder}/{name}"))?;
+        let found = port.newest(session, &kv(), &path).await?;
+        ensure!(found == expected, "{name}: {found:?}");
+    }
+    let empty = port.folder(session, &kv(), &format!("{folder}/none")).await;
+    ensure!(is_missing(&empty), "{empty:?}");
+    let never = path(&format!("kv/{folder}/never"))?;
+    let never = port.newest(session, &kv(), &never).await;
+    ensure!(is_missing(&never), "{never:?}");
+    let denied = port.folder(session, &kv(), "forbidden").await;
+    ensure!(
+        matches!(denied, Err(SecretsError::Forbidden { .. })),
+        "{denied:?}"
+    );
+    let denied = path("kv/forbidden/app")?;
+    let denied = port.newest(session, &kv(), &denied).await;
+    ensure!(
+        matches!(denied, Err(SecretsError::Forbidden { .. })),
+        "{denied:?}"
+    );
+    Ok(())
+}
+
+/// What the session may use, in the order that was asked.
+async fn allowance_suite(side: &LastingSide, session: &Session) -> Result<()> {
+    let none = Parameters::new();
+    let place = |mount: Mount, text: &str, parameters: &Parameters| {
+        anyhow::Ok((mount, path(text)?, parameters.clone()))
+    };
+    let places = [
+        place(dynamic("pki"), "pki/issue/flask", &parameters(&side.folder))?,
+        place(kv(), "kv/forbidden/app", &none)?,
+        place(kv(), &format!("kv/{}/app", side.folder), &none)?,
+        place(dynamic("database"), side.creds.as_str(), &none)?,
+    ];
+    let found = side.port.may_use(session, &places).await?;
+    let yes = Allowance::Allowed;
+    ensure!(found == [yes, Allowance::Denied, yes, yes], "{found:?}");
+    Ok(())
+}
+
+fn parameters(name: &str) -> Parameters {
+    let common_name = format!("{name}.flask.svc");
+    Parameters::from([
+        ("common_name".to_owned(), common_name),
+        ("ttl".to_owned(), "1h".to_owned()),
+    ])
+}
+
+/// A certificate, which a write issues, and the password of a static role.
+async fn unleased_suite(side: &LastingSide, session: &Session) -> Result<()> {
+    let port = &side.port;
+    let certificate = path("pki/issue/flask")?;
+    let asked = parameters(&side.folder);
+    let issued = port.issue(session, &certificate, &asked).await?;
+    ensure!(issued.lease.is_none());
+    ensure!(
+        issued
+            .ends_in
+            .is_some_and(|left| (3_500..=3_600).contains(&left)),
+        "{:?}",
+        issued.ends_in
+    );
+    ensure!(value(&issued, "certificate").starts_with("-----BEGIN CERTIFICATE-----"));
+    let chain: Vec<String> = serde_json::from_str(&value(&issued, "ca_chain"))?;
+    ensure!(!chain.is_empty());
+    let none = Parameters::new();
+    let first = port.issue(session, &side.static_role, &none).await?;
+    ensure!(first.lease.is_none());
+    ensure!(
+        first
+            .ends_in
+            .is_some_and(|left| (86_000..=86_400).contains(&left)),
+        "{:?}",
+        first.ends_in
+    );
+    let again = port.issue(session, &side.static_role, &none).await?;
+    ensure!(value(&first, "password") == value(&again, "password"));
+    ensure!(!value(&first, "password").is_empty());
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_vault_double_keeps_the_contract_of_lasting_secrets() -> Result<()> {
+    let vault = FakeVault::default();
+    vault.set_own(OwnToken {
+        id: "own".to_owned(),
+        ends: None,
+    });
+    vault.put("kv/team/app", &[("key", "old")]);
+    vault.put("kv/team/app", &[("key", "new")]);
+    vault.put("kv/team/gone", &[("key", "x")]);
+    vault.delete_latest("kv/team/gone");
+    vault.put("kv/team/destroyed", &[("key", "x")]);
+    vault.destroy_latest("kv/team/destroyed");
+    vault.put("kv/team/sub/deep", &[("key", "x")]);
+    vault.forbid("kv/forbidden/app");
+    vault.forbid("kv/forbidden");
+    let certificate = [
+        ("certificate", "-----BEGIN CERTIFICATE-----\n"),
+        ("ca_chain", "[\"x\"]"),
+    ];
+    vault.serve("pki/issue/flask", &certificate, 3_600);
+    let password = [("username", "team"), ("password", "p")];
+    vault.serve("database/static-creds/team", &password, 86_400);
+    lasting_suite(&LastingSide {
+        port: Arc::new(vault),
+        folder: "team".to_owned(),
+        creds: path("database/creds/team")?,
+        static_role: path("database/static-creds/team")?,
+    })
+    .await
+}
+
+/// An adapter whose identity is that of the world's agents.
+fn own_vault(world: &World) -> Result<Vault> {
+    let vault = Vault::new(vault_settings(world))?;
+    let identity = Identity {
+        mount: "approle".to_owned(),
+        method: Method::AppRole {
+            role: RoleId::Text(world.agent_role()),
+            secret_id_file: world.dir().join("secret_id"),
+        },
+    };
+    Ok(vault.with_identity(IdentitySettings {
+        identity,
+        state_dir: world.dir().to_owned(),
+        clock: Arc::new(SystemClock),
+        ticket: agent::clock::random()?,
+        jitter: 1,
+    })?)
+}
+
+#[tokio::test]
+async fn the_vault_adapter_keeps_the_contract_of_lasting_secrets() -> Result<()> {
+    let world = World::without_agent("lasting").await?;
+    world.put("app", json!({ "key": "old" })).await?;
+    world.put("app", json!({ "key": "new" })).await?;
+    for name in ["gone", "destroyed", "sub/deep"] {
+        world.put(name, json!({ "key": "x" })).await?;
+    }
+    let gone = format!("kv/data/{}/gone", world.role);
+    let (status, _) = world
+        .stand
+        .vault(reqwest::Method::DELETE, &gone, None)
+        .await?;
+    ensure!(status == 204);
+    let destroy = format!("kv/destroy/{}/destroyed", world.role);
+    world
+        .vault_write(&destroy, json!({ "versions": [1] }))
+        .await?;
+    let static_role = path(&world.static_role().await?)?;
+    lasting_suite(&LastingSide {
+        port: Arc::new(own_vault(&world)?),
+        folder: world.role.clone(),
+        creds: path(&world.creds())?,
+        static_role,
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_database_user_is_gone_with_the_token_that_it_was_issued_under() -> Result<()> {
+    let world = World::without_agent("child").await?;
+    let vault = own_vault(&world)?;
+    let session = vault.login(&Login::Own).await?;
+    let creds = path(&world.creds())?;
+    let mut issued = Vec::new();
+    for _ in 0..2 {
+        let child = vault.child(&session).await?;
+        let data = vault
+            .issue(&child.session, &creds, &Parameters::new())
+            .await?;
+        issued.push((child.accessor, value(&data, "username")));
+    }
+    for (_, user) in &issued {
+        ensure!(world.has_database_user(user).await?, "{user} is not there");
+    }
+    let (ended, user) = &issued[0];
+    vault.end(&session, ended).await?;
+    until(
+        "the user to be gone",
+        Duration::from_secs(20),
+        async || match world.has_database_user(user).await {
+            Ok(false) => Look::Ready(()),
+            other => Look::NotYet(format!("{other:?}")),
+        },
+    )
+    .await?;
+    let (_, other) = &issued[1];
+    ensure!(world.has_database_user(other).await?, "its neighbor lives");
+    Ok(())
+}
+
+fn vault_settings(world: &World) -> VaultSettings {
+    VaultSettings {
+        address: world.stand.facts().vault_addr.clone(),
+        ca_file: None,
+        jwt_mount: "jwt".to_owned(),
+        namespace: None,
+        timeout: Duration::from_secs(10),
+    }
 }
 
 #[tokio::test]
@@ -169,13 +480,7 @@ async fn the_vault_adapter_keeps_the_contract() -> Result<()> {
     world
         .vault_write(&format!("kv1/{}/app", world.role), json!({ "key": "one" }))
         .await?;
-    let vault = Vault::new(VaultSettings {
-        address: world.stand.facts().vault_addr.clone(),
-        ca_file: None,
-        jwt_mount: "jwt".to_owned(),
-        namespace: None,
-        timeout: Duration::from_secs(10),
-    })?;
+    let vault = Vault::new(vault_settings(&world))?;
     let token = world.stand.sign(world.token()?)?;
     let login = Login::Jwt {
         token: Secret::from_text(token),
@@ -341,8 +646,41 @@ async fn secret_suite(
     ensure!(answer.get("data").is_none(), "values do not come back");
     let found = port.secret(actor, &id).await?.context("it is there")?;
     ensure!(found.values.len() == 1 && found.values["k"] == key.fingerprint("k", b"a-value"));
+    let values = port.values(actor, &id).await?.context("it is there")?;
+    ensure!(values.len() == 1 && values["k"].reveal() == b"a-value");
+    let never = ObjectId {
+        name: "app-never".to_owned(),
+        ..id.clone()
+    };
+    ensure!(port.values(actor, &never).await?.is_none());
     let all = port.secrets(actor, namespace).await?;
     ensure!(all["app-one"].values == found.values, "{all:?}");
+    observe_secret(port, actor, &id).await
+}
+
+/// A watch of Secrets tells metadata with its owners, and no value.
+async fn observe_secret(port: &dyn Cluster, actor: &Actor, id: &ObjectId) -> Result<()> {
+    let scope = Scope {
+        gvk: id.gvk.clone(),
+        namespace: id.namespace.clone(),
+        name: Some(id.name.clone()),
+    };
+    let mut stream = port.observe(actor, vec![scope]);
+    let first = tokio::time::timeout(Duration::from_secs(20), stream.next()).await;
+    let first = first.context("nothing was observed")?;
+    let Some(Observation::Present(body)) = first else {
+        anyhow::bail!("{first:?}");
+    };
+    let metadata = &body["metadata"];
+    ensure!(
+        body["kind"] == "Secret" && metadata["name"] == id.name.as_str(),
+        "{body}"
+    );
+    ensure!(
+        metadata["managedFields"][0]["manager"] == "quaymaster",
+        "{body}"
+    );
+    ensure!(body.get("data").is_none() && !body.to_string().contains("YS12YWx1ZQ"));
     Ok(())
 }
 

@@ -14,6 +14,7 @@ mod deploy;
 mod examples;
 mod faults;
 mod history;
+mod identity;
 mod kills;
 mod leaks;
 mod lifecycle;

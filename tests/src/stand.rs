@@ -22,7 +22,7 @@ mod kwok;
 pub mod layout;
 mod node;
 pub mod openbao;
-mod postgres;
+pub mod postgres;
 pub mod process;
 mod reach;
 mod registry;

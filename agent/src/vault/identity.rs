@@ -297,10 +297,9 @@ impl Identity {
 
     /// Gets a token: the one of a former process, or a new one by logging in.
     async fn log_in(&self, work: &mut Work) -> Result<Arc<Held>, SecretsError> {
-        if let Some(failed) = &work.failed {
-            if failed.until > Instant::now() {
-                return Err(failed.error.clone());
-            }
+        let waiting = work.failed.as_ref();
+        if let Some(failed) = waiting.filter(|failed| failed.until > Instant::now()) {
+            return Err(failed.error.clone());
         }
         match self.try_log_in(work).await {
             Ok(held) => {
@@ -331,11 +330,11 @@ impl Identity {
         }
         let token = self.door.log_in(&self.wire).await?;
         let granted = login::examine(&self.wire, &self.door, &token).await?;
-        if let Some(kept) = &self.kept {
-            if let Err(error) = kept.write(&token).await {
-                // Working on and losing it at a restart is better than not working.
-                tracing::error!(%error, "the agent's Vault token cannot be kept");
-            }
+        if let Some(kept) = &self.kept
+            && let Err(error) = kept.write(&token).await
+        {
+            // Working on and losing it at a restart is better than not working.
+            tracing::error!(%error, "the agent's Vault token cannot be kept");
         }
         tracing::info!(method = self.door.name(), "logged in to Vault");
         Ok(self.take(token, granted))

@@ -96,7 +96,7 @@ async fn answering(code: u16, body: &'static str) -> Server {
 async fn an_issue_with_parameters_is_a_write() {
     let server = answering(
         200,
-        &envelope(r#"{"certificate": "c", "expiration": 4000000000}"#),
+        envelope(r#"{"certificate": "c", "expiration": 4000000000}"#),
     )
     .await;
     let parameters = Parameters::from([("common_name".to_owned(), "a.example.com".to_owned())]);

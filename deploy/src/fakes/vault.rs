@@ -2,17 +2,16 @@
 //!
 //! Keeps the contract of [`crate::ports::Secrets`].
 
+mod port;
+
 use super::lock;
-use crate::ports::Allowance;
 use crate::ports::Child;
 use crate::ports::Engine;
 use crate::ports::Login;
 use crate::ports::Mount;
 use crate::ports::Newest;
 use crate::ports::OwnToken;
-use crate::ports::Parameters;
 use crate::ports::SecretData;
-use crate::ports::Secrets;
 use crate::ports::SecretsError;
 use crate::ports::Session;
 use crate::ports::Standing;
@@ -21,15 +20,13 @@ use crate::secret::Lease;
 use crate::secret::LeaseId;
 use crate::secret::Secret;
 use crate::secret::VaultPath;
-use futures::FutureExt as _;
-use futures::future::BoxFuture;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 
-/// A Vault in memory. Mounts: `kv1` is KV v1, `database` issues, everything else is KV v2.
+/// A Vault in memory. Mounts: `kv1` is KV v1, `database` and `pki` issue, everything else is KV v2.
 #[derive(Default)]
 pub struct FakeVault {
     inner: Mutex<VaultState>,
@@ -37,7 +34,11 @@ pub struct FakeVault {
 
 #[derive(Default)]
 struct VaultState {
-    secrets: BTreeMap<String, Vec<Option<BTreeMap<String, String>>>>,
+    secrets: BTreeMap<String, Vec<Option<Fields>>>,
+    /// Secrets whose newest version is destroyed.
+    destroyed: BTreeSet<String>,
+    /// What is issued without a lease: the fields, and in how many seconds they end.
+    unleased: BTreeMap<String, (Fields, u64)>,
     forbidden: BTreeSet<String>,
     /// Lease id to the accessor of the token that holds it; unset for a run's own token.
     leases: BTreeMap<String, Option<Accessor>>,
@@ -50,6 +51,9 @@ struct VaultState {
     faults: VecDeque<SecretsError>,
     calls: Vec<String>,
 }
+
+/// Values by name.
+type Fields = BTreeMap<String, String>;
 
 /// What a lease gets when it is issued or renewed.
 #[derive(Clone, Copy)]
@@ -92,17 +96,24 @@ impl FakeVault {
         lock(&self.inner).children.len()
     }
 
+    /// Issues these fields at a path from now on, without a lease: a certificate, a static role.
+    pub fn serve(&self, path: &str, fields: &[(&str, &str)], ends_in: u64) {
+        let served = (texts(fields), ends_in);
+        lock(&self.inner).unleased.insert(path.to_owned(), served);
+    }
+
+    /// Destroys the latest version of a secret.
+    pub fn destroy_latest(&self, path: &str) {
+        self.delete_latest(path);
+        lock(&self.inner).destroyed.insert(path.to_owned());
+    }
+
     /// Writes a new version of a secret.
     pub fn put(&self, path: &str, fields: &[(&str, &str)]) {
-        let fields = fields
-            .iter()
-            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
-            .collect();
-        lock(&self.inner)
-            .secrets
-            .entry(path.to_owned())
-            .or_default()
-            .push(Some(fields));
+        let mut inner = lock(&self.inner);
+        inner.destroyed.remove(path);
+        let versions = inner.secrets.entry(path.to_owned()).or_default();
+        versions.push(Some(texts(fields)));
     }
 
     /// Deletes the latest version of a secret.
@@ -198,6 +209,7 @@ impl FakeVault {
     fn newest_of(inner: &VaultState, path: &str) -> Option<Newest> {
         let versions = inner.secrets.get(path)?;
         let standing = match versions.last() {
+            Some(None) if inner.destroyed.contains(path) => Standing::Destroyed,
             Some(None) => Standing::Deleted,
             Some(Some(_)) | None => Standing::Live,
         };
@@ -260,9 +272,6 @@ impl FakeVault {
                 path: path.to_string(),
             });
         }
-        inner.issued += 1;
-        let number = inner.issued;
-        let id = format!("{path}/{number}");
         let holder = std::str::from_utf8(session.token.bytes())
             .ok()
             .and_then(|token| token.strip_prefix("fake-child:"))
@@ -275,6 +284,17 @@ impl FakeVault {
                 path: path.to_string(),
             });
         }
+        if let Some((fields, ends_in)) = inner.unleased.get(path.as_str()) {
+            return Ok(SecretData {
+                fields: secrets(fields),
+                version: None,
+                lease: None,
+                ends_in: Some(*ends_in),
+            });
+        }
+        inner.issued += 1;
+        let number = inner.issued;
+        let id = format!("{path}/{number}");
         inner.leases.insert(id.clone(), holder);
         let grant = inner.grant;
         let fields = [
@@ -297,203 +317,16 @@ impl FakeVault {
     }
 }
 
-impl Secrets for FakeVault {
-    fn login<'a>(&'a self, login: &'a Login) -> BoxFuture<'a, Result<Session, SecretsError>> {
-        async { self.login_now(login) }.boxed()
-    }
+fn texts(fields: &[(&str, &str)]) -> Fields {
+    let fields = fields.iter();
+    fields
+        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+        .collect()
+}
 
-    fn engine<'a>(
-        &'a self,
-        _: &'a Session,
-        path: &'a VaultPath,
-    ) -> BoxFuture<'a, Result<Mount, SecretsError>> {
-        async move {
-            drop(self.call(format!("engine {path}"))?);
-            let mount = path.as_str().split('/').next().unwrap_or_default();
-            let engine = match mount {
-                "kv1" => Engine::KvV1,
-                "database" => Engine::Dynamic,
-                _ => Engine::KvV2,
-            };
-            Ok(Mount {
-                path: mount.to_owned(),
-                engine,
-            })
-        }
-        .boxed()
-    }
-
-    fn read<'a>(
-        &'a self,
-        _: &'a Session,
-        mount: &'a Mount,
-        path: &'a VaultPath,
-        version: Option<u64>,
-    ) -> BoxFuture<'a, Result<SecretData, SecretsError>> {
-        async move { self.read_now(mount, path, version) }.boxed()
-    }
-
-    fn issue<'a>(
-        &'a self,
-        session: &'a Session,
-        path: &'a VaultPath,
-        _: &'a Parameters,
-    ) -> BoxFuture<'a, Result<SecretData, SecretsError>> {
-        async move { self.issue_now(session, path) }.boxed()
-    }
-
-    fn revoke<'a>(
-        &'a self,
-        _: &'a Session,
-        lease: &'a LeaseId,
-    ) -> BoxFuture<'a, Result<(), SecretsError>> {
-        async {
-            self.call(format!("revoke {}", lease.0))?
-                .leases
-                .remove(&lease.0);
-            Ok(())
-        }
-        .boxed()
-    }
-
-    fn own(&self) -> Option<OwnToken> {
-        lock(&self.inner).own.clone()
-    }
-
-    fn child<'a>(&'a self, _: &'a Session) -> BoxFuture<'a, Result<Child, SecretsError>> {
-        async { self.child_now() }.boxed()
-    }
-
-    fn end<'a>(
-        &'a self,
-        _: &'a Session,
-        accessor: &'a Accessor,
-    ) -> BoxFuture<'a, Result<(), SecretsError>> {
-        async {
-            let mut inner = self.call(format!("end {}", accessor.0))?;
-            inner.children.remove(accessor);
-            inner
-                .leases
-                .retain(|_, holder| holder.as_ref() != Some(accessor));
-            Ok(())
-        }
-        .boxed()
-    }
-
-    fn extend<'a>(
-        &'a self,
-        _: &'a Session,
-        accessor: &'a Accessor,
-    ) -> BoxFuture<'a, Result<u64, SecretsError>> {
-        async {
-            let inner = self.call(format!("extend {}", accessor.0))?;
-            if inner.children.contains(accessor) {
-                return Ok(CHILD_SECONDS);
-            }
-            Err(SecretsError::Missing {
-                path: "auth/token".to_owned(),
-            })
-        }
-        .boxed()
-    }
-
-    fn renew<'a>(
-        &'a self,
-        _: &'a Session,
-        lease: &'a LeaseId,
-        _: u64,
-    ) -> BoxFuture<'a, Result<Lease, SecretsError>> {
-        async {
-            let inner = self.call(format!("renew {}", lease.0))?;
-            if !inner.leases.contains_key(&lease.0) {
-                return Err(SecretsError::Missing {
-                    path: "sys/leases/renew".to_owned(),
-                });
-            }
-            Ok(Lease {
-                id: lease.clone(),
-                seconds: inner.grant.seconds,
-                renewable: inner.grant.renewable,
-            })
-        }
-        .boxed()
-    }
-
-    fn may_use<'a>(
-        &'a self,
-        _: &'a Session,
-        places: &'a [(Mount, VaultPath, Parameters)],
-    ) -> BoxFuture<'a, Result<Vec<Allowance>, SecretsError>> {
-        async move {
-            let inner = self.call("may use".to_owned())?;
-            let allowance = |path: &VaultPath| {
-                if inner.forbidden.contains(path.as_str()) {
-                    Allowance::Denied
-                } else {
-                    Allowance::Allowed
-                }
-            };
-            Ok(places.iter().map(|(_, path, _)| allowance(path)).collect())
-        }
-        .boxed()
-    }
-
-    fn folder<'a>(
-        &'a self,
-        _: &'a Session,
-        mount: &'a Mount,
-        folder: &'a str,
-    ) -> BoxFuture<'a, Result<BTreeMap<String, Newest>, SecretsError>> {
-        async move {
-            let prefix = match folder {
-                "" => format!("{}/", mount.path),
-                folder => format!("{}/{folder}/", mount.path),
-            };
-            let inner = self.call(format!("folder {prefix}"))?;
-            let names = inner.secrets.keys();
-            let found: BTreeMap<String, Newest> = names
-                .filter_map(|path| {
-                    let name = path.strip_prefix(&prefix)?;
-                    let direct = !name.contains('/');
-                    Some((name.to_owned(), Self::newest_of(&inner, path)?)).filter(|_| direct)
-                })
-                .collect();
-            if found.is_empty() {
-                return Err(SecretsError::Missing { path: prefix });
-            }
-            Ok(found)
-        }
-        .boxed()
-    }
-
-    fn newest<'a>(
-        &'a self,
-        _: &'a Session,
-        _: &'a Mount,
-        path: &'a VaultPath,
-    ) -> BoxFuture<'a, Result<Newest, SecretsError>> {
-        async move {
-            let inner = self.call(format!("newest {path}"))?;
-            if inner.forbidden.contains(path.as_str()) {
-                return Err(SecretsError::Forbidden {
-                    path: path.to_string(),
-                });
-            }
-            Self::newest_of(&inner, path.as_str()).ok_or_else(|| SecretsError::Missing {
-                path: path.to_string(),
-            })
-        }
-        .boxed()
-    }
-
-    fn logout(&self, session: Session) -> BoxFuture<'_, Result<(), SecretsError>> {
-        async move {
-            let mut inner = self.call("logout".to_owned())?;
-            if session.ours {
-                inner.revoked_tokens += 1;
-            }
-            Ok(())
-        }
-        .boxed()
-    }
+fn secrets(fields: &Fields) -> BTreeMap<String, Secret> {
+    let fields = fields.iter();
+    fields
+        .map(|(key, value)| (key.clone(), Secret::from_text(value.clone())))
+        .collect()
 }

@@ -161,3 +161,20 @@ async fn psql(site: &Site, bin: &Path, database: &str, sql: &str) -> Result<()> 
         .args(["-p", &site.ports.postgres.to_string()]);
     process::run(&mut command).await.map(drop)
 }
+
+/// Runs SQL with all rights on the sample's database at `address`, `host:port`; returns its rows.
+///
+/// # Errors
+/// When PostgreSQL refuses or is not installed.
+pub async fn query(address: &str, sql: &str) -> Result<String> {
+    let bin = binaries().context("PostgreSQL is not installed")?;
+    let (host, port) = address.split_once(':').context("host and port")?;
+    let mut command = Command::new(bin.join("psql"));
+    command
+        .env("PGPASSWORD", MASTER_PASSWORD)
+        .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1"])
+        .args([
+            "-h", host, "-p", port, "-U", MASTER, "-d", "demo", "-c", sql,
+        ]);
+    process::run(&mut command).await
+}

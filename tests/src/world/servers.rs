@@ -15,6 +15,7 @@ use super::World;
 use crate::stand::agent;
 use crate::stand::openbao;
 use crate::stand::openbao::jwt_role;
+use crate::stand::postgres;
 
 impl World {
     pub(super) async fn furnish_vault(&self) -> Result<()> {
@@ -67,7 +68,7 @@ path "sys/internal/ui/mounts/*" {{ capabilities = ["read"] }}
             r#"{delivered}
 path "kv1/{role}/*" {{ capabilities = ["read"] }}
 path "database/creds/flask" {{ capabilities = ["read"] }}
-path "database/static-creds/{role}" {{ capabilities = ["read"] }}
+path "database/static-creds/{role}-static" {{ capabilities = ["read"] }}
 path "pki/issue/flask" {{ capabilities = ["update"] }}
 "#
         )
@@ -131,6 +132,31 @@ path "pki/issue/flask" {{ capabilities = ["update"] }}
             200 => body["data"]["keys"].as_array().map_or(0, Vec::len),
             _ => 0,
         })
+    }
+
+    /// Says whether PostgreSQL has a user of this name.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn has_database_user(&self, name: &str) -> Result<bool> {
+        let sql = format!("SELECT count(*) FROM pg_roles WHERE rolname = '{name}'");
+        let rows = postgres::query(&self.stand.facts().postgres, &sql).await?;
+        Ok(rows.trim() == "1")
+    }
+
+    /// Makes a user in PostgreSQL whose password OpenBao changes once a day; returns the path.
+    ///
+    /// # Errors
+    /// When a server refuses.
+    pub async fn static_role(&self) -> Result<String> {
+        // Roles and static roles share their names.
+        let role = format!("{}-static", self.role);
+        let sql = format!("CREATE ROLE \"{role}\" LOGIN");
+        postgres::query(&self.stand.facts().postgres, &sql).await?;
+        let body = json!({ "db_name": "demo", "username": role, "rotation_period": "86400" });
+        self.vault_write(&format!("database/static-roles/{role}"), body)
+            .await?;
+        Ok(format!("database/static-creds/{role}"))
     }
 
     /// Runs kubectl in this world's namespace with all rights.
