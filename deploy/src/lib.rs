@@ -74,3 +74,5 @@ pub mod watch;
 pub mod resume;
 pub mod report;
 pub mod engine;
+#[cfg(test)]
+mod properties;
