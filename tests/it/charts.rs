@@ -271,8 +271,8 @@ async fn a_kind_that_is_not_granted_is_found_in_templates_and_hooks_before_the_f
 }
 
 /// The names of the stages of a run, in order.
-pub(crate) fn stages(done: &Finished) -> Vec<String> {
-    let starts = done.log.split("section_start:").skip(1);
+pub(crate) fn stages(log: &str) -> Vec<String> {
+    let starts = log.split("section_start:").skip(1);
     starts
         .filter_map(|text| text.split(['\r', '\u{1b}', '\n', '[']).next())
         .filter_map(|text| text.split("quaymaster_").nth(1).map(str::to_owned))
@@ -302,13 +302,13 @@ async fn a_bad_image_has_the_same_cause_in_a_chart_as_in_manifests() -> Result<(
         helm_way.causes(),
         plain_way.causes()
     );
-    let mut helm_stages = stages(&helm_way);
+    let mut helm_stages = stages(&helm_way.log);
     ensure!(
         helm_stages.iter().any(|stage| stage == "render"),
         "{helm_stages:?}"
     );
     helm_stages.retain(|stage| stage != "render");
-    ensure!(helm_stages == stages(&plain_way), "{helm_stages:?}");
+    ensure!(helm_stages == stages(&plain_way.log), "{helm_stages:?}");
     Ok(())
 }
 
@@ -495,6 +495,58 @@ async fn a_release_that_somebody_elses_helm_works_on_is_left_alone() -> Result<(
         Chart::of("apiVersion: v1\nkind: ConfigMap\nmetadata: { name: conf }\ndata: { a: b }\n");
     let done = changed.helm("").deploy(&world, "").await?;
     ensure!(done.code() == "locked", "{}", done.answer.text());
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_object_that_is_no_releases_is_a_conflict_already_in_the_plan() -> Result<()> {
+    let world = World::new("helmothers").await?;
+    world
+        .kubectl(&["create", "configmap", "conf", "--from-literal=a=theirs"])
+        .await?;
+    let chart =
+        Chart::of("apiVersion: v1\nkind: ConfigMap\nmetadata: { name: conf }\ndata: { a: ours }\n");
+    for done in [
+        chart.plan(&world, "").await?,
+        chart.deploy(&world, "").await?,
+    ] {
+        ended_with(&done, 424)?;
+        ensure!(
+            done.code() == "apply_conflict" && done.answer.text().contains("ConfigMap"),
+            "{}",
+            done.answer.text()
+        );
+    }
+    let value = world
+        .kubectl(&["get", "configmap", "conf", "-o", "jsonpath={.data.a}"])
+        .await?;
+    ensure!(value == "theirs", "{value}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_cluster_scoped_object_of_a_chart_may_name_a_namespace() -> Result<()> {
+    let mut world = World::without_agent("helmwide").await?;
+    let policy = world.policy().replace(
+        "kinds = [",
+        "kinds = [\"scheduling.k8s.io/PriorityClass\", ",
+    );
+    std::fs::write(world.policy_path(), policy)?;
+    world.grant_all().await?;
+    world.start_agent().await?;
+    let chart = Chart::of(
+        "apiVersion: scheduling.k8s.io/v1\nkind: PriorityClass\nmetadata: { name: {{ .Release.Namespace }}-low, namespace: {{ .Release.Namespace }} }\nvalue: 1\n",
+    );
+    for expected in ["metadata.namespace dropped", "nothing to do"] {
+        let done = chart.deploy(&world, "").await?;
+        ended_with(&done, 200)?;
+        ensure!(done.log.contains(expected), "{}", done.log);
+    }
+    let name = format!("{}-low", world.namespace);
+    world
+        .stand
+        .kubectl(&["get", "priorityclass", &name])
+        .await?;
     Ok(())
 }
 
