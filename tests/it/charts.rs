@@ -667,6 +667,26 @@ async fn a_plan_of_a_chart_writes_nothing_and_tells_of_random_output() -> Result
 }
 
 #[tokio::test]
+async fn random_values_that_a_chart_looks_up_again_stay() -> Result<()> {
+    let world = World::new("helmkeep").await?;
+    let chart = Chart::of(
+        "{{ $old := lookup \"v1\" \"ConfigMap\" .Release.Namespace \"a\" }}apiVersion: v1\nkind: ConfigMap\nmetadata: { name: a }\ndata: { a: \"{{ if $old }}{{ $old.data.a }}{{ else }}{{ randAlphaNum 12 }}{{ end }}\" }\n",
+    );
+    let first = chart.deploy(&world, "").await?;
+    ended_with(&first, 200)?;
+    let unless = "every deploy changes it, unless the chart then looks up what it has made";
+    ensure!(first.log.contains(unless), "{}", first.log);
+    let again = chart.deploy(&world, "").await?;
+    ended_with(&again, 200)?;
+    ensure!(
+        again.log.contains("nothing to do") && !again.log.contains("renders differently"),
+        "{}",
+        again.log
+    );
+    Ok(())
+}
+
+#[tokio::test]
 async fn what_is_remote_or_a_plugin_in_a_kustomization_is_refused_by_the_post() -> Result<()> {
     let world = World::new("kustremote").await?;
     let spec = "version: 1\nname: app\nkustomize: over\n";
