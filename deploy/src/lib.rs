@@ -77,3 +77,5 @@ pub mod watch;
 pub mod resume;
 pub mod report;
 pub mod engine;
+#[cfg(test)]
+mod properties;

@@ -84,7 +84,10 @@ pub fn read(
 /// # Errors
 /// As [`read`].
 pub fn rendered(name: &str, text: &[u8]) -> Result<Manifests, InputError> {
-    let mut reader = Reader::default();
+    let mut reader = Reader {
+        author: Author::Program,
+        ..Reader::default()
+    };
     reader.file(name, text)?;
     if reader.places.is_empty() {
         Ok(reader.read)
@@ -99,8 +102,19 @@ pub fn rendered(name: &str, text: &[u8]) -> Result<Manifests, InputError> {
 /// Group, kind, namespace and name: what the server takes for one object, whatever the version.
 type Identity = (String, String, Option<String>, String);
 
+/// Who wrote what is read.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Author {
+    /// The caller, who can correct it.
+    #[default]
+    Caller,
+    /// A program, from a chart or base that is somebody else's for the most part.
+    Program,
+}
+
 #[derive(Default)]
 struct Reader {
+    author: Author,
     read: Manifests,
     places: Vec<Place>,
     budget: Budget,
@@ -188,7 +202,7 @@ impl Reader {
         Ok(())
     }
 
-    fn object(&mut self, file: &str, value: Value, line: u64) -> Result<(), InputError> {
+    fn object(&mut self, file: &str, mut value: Value, line: u64) -> Result<(), InputError> {
         if self.places.len() >= MAX_PLACES {
             return Ok(());
         }
@@ -200,6 +214,7 @@ impl Reader {
             self.places.push(object::place(&origin, None, message));
             return Ok(());
         }
+        let dropped = self.author == Author::Program && object::drop_namespace(&mut value);
         let checked = match object::object(value, origin) {
             Ok(checked) => checked,
             Err(error) if error.code == Code::TooLarge => return Err(error),
@@ -208,6 +223,12 @@ impl Reader {
                 return Ok(());
             }
         };
+        if dropped {
+            let Object { id, origin, .. } = &checked.object;
+            let why = "objects of this kind have no namespace";
+            let note = format!("{id} at {origin}: metadata.namespace dropped, {why}");
+            self.read.notes.push(note);
+        }
         self.read.notes.extend(checked.notes);
         self.keep(checked.object)
     }

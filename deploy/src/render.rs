@@ -224,10 +224,7 @@ async fn templates(
     };
     let second = template(&chart, lookup, permit, ports, patience).await;
     if second.map_err(failed)? != first {
-        patience.log.warn(
-            "the chart renders differently each time (random passwords, certificates, dates), so \
-             every deploy changes it; what is written is exactly what this plan shows",
-        );
+        patience.log.warn(differs(chart.presence));
     }
     let mut manifests = manifest::rendered(RENDERED, &first).map_err(|mut error| {
         let sources = Sources::of(&first);
@@ -303,6 +300,21 @@ async fn presence(
     } else {
         Presence::New
     })
+}
+
+/// What to tell of a chart that renders differently each time. What a release has, its chart may look up later.
+const fn differs(presence: Presence) -> &'static str {
+    match presence {
+        Presence::Installed => {
+            "the chart renders differently each time (random passwords, certificates, dates), so \
+             every deploy changes it; what is written is exactly what this plan shows"
+        }
+        Presence::New => {
+            "the chart renders differently each time (random passwords, certificates, dates), so \
+             every deploy changes it, unless the chart then looks up what it has made; what is \
+             written is exactly what this plan shows"
+        }
+    }
 }
 
 /// Tells the retry policy about a program that only reads.

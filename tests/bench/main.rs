@@ -3,7 +3,7 @@
 //! `cargo measure start`: start to ready. `cargo measure rest`: memory and processor time at rest, sizes of the
 //! programs. `cargo measure secret`: POST to Secret written. `cargo measure deploy`: memory during a deploy of
 //! 100 objects. `cargo measure mixes`, `far`, `kinds`, `crowd`: deploys of many objects beside raw requests,
-//! kubectl and Helm. `cargo measure event`, `log`: how soon a verdict comes, how much it says. `cargo measure kills`: deploys with the agent killed at random
+//! kubectl and Helm. `cargo measure public`: sets of public projects. `cargo measure event`, `log`: how soon a verdict comes, how much it says. `cargo measure kills`: deploys with the agent killed at random
 //! moments, every verdict compared with the cluster. Everything is measured on release builds; numbers are printed, never asserted.
 #![expect(clippy::print_stdout, reason = "this program prints measurements")]
 
@@ -11,6 +11,7 @@ mod deploys;
 mod judge;
 mod mix;
 mod peers;
+mod public;
 mod verdicts;
 
 use std::path::Path;
@@ -53,6 +54,8 @@ enum What {
     Secret,
     /// Memory during a deploy of 100 objects.
     Deploy,
+    /// Sets of public projects, beside kubectl and Helm; see its file.
+    Public(public::Public),
     /// Whether one folder of manifests becomes ready; measures nothing, see its file.
     Judge(judge::Judge),
     /// Create 10, 100, 1,000 objects; deploy 1,000 unchanged, then with one changed; beside peers.
@@ -76,7 +79,7 @@ enum What {
         #[arg(long)]
         seed: Option<u64>,
     },
-    /// All of them but the kills.
+    /// All of them but the kills and the public sets.
     All,
 }
 
@@ -92,6 +95,7 @@ async fn main() -> Result<ExitCode> {
     };
     match cli.what {
         What::Judge(_) => {}
+        What::Public(options) => public::public(&options, &programs).await?,
         What::Start => start(&programs).await?,
         What::Rest => rest(&programs).await?,
         What::Secret => secret(&programs).await?,

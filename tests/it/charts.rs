@@ -271,8 +271,8 @@ async fn a_kind_that_is_not_granted_is_found_in_templates_and_hooks_before_the_f
 }
 
 /// The names of the stages of a run, in order.
-pub(crate) fn stages(done: &Finished) -> Vec<String> {
-    let starts = done.log.split("section_start:").skip(1);
+pub(crate) fn stages(log: &str) -> Vec<String> {
+    let starts = log.split("section_start:").skip(1);
     starts
         .filter_map(|text| text.split(['\r', '\u{1b}', '\n', '[']).next())
         .filter_map(|text| text.split("quaymaster_").nth(1).map(str::to_owned))
@@ -302,13 +302,13 @@ async fn a_bad_image_has_the_same_cause_in_a_chart_as_in_manifests() -> Result<(
         helm_way.causes(),
         plain_way.causes()
     );
-    let mut helm_stages = stages(&helm_way);
+    let mut helm_stages = stages(&helm_way.log);
     ensure!(
         helm_stages.iter().any(|stage| stage == "render"),
         "{helm_stages:?}"
     );
     helm_stages.retain(|stage| stage != "render");
-    ensure!(helm_stages == stages(&plain_way), "{helm_stages:?}");
+    ensure!(helm_stages == stages(&plain_way.log), "{helm_stages:?}");
     Ok(())
 }
 
@@ -499,6 +499,58 @@ async fn a_release_that_somebody_elses_helm_works_on_is_left_alone() -> Result<(
 }
 
 #[tokio::test]
+async fn an_object_that_is_no_releases_is_a_conflict_already_in_the_plan() -> Result<()> {
+    let world = World::new("helmothers").await?;
+    world
+        .kubectl(&["create", "configmap", "conf", "--from-literal=a=theirs"])
+        .await?;
+    let chart =
+        Chart::of("apiVersion: v1\nkind: ConfigMap\nmetadata: { name: conf }\ndata: { a: ours }\n");
+    for done in [
+        chart.plan(&world, "").await?,
+        chart.deploy(&world, "").await?,
+    ] {
+        ended_with(&done, 424)?;
+        ensure!(
+            done.code() == "apply_conflict" && done.answer.text().contains("ConfigMap"),
+            "{}",
+            done.answer.text()
+        );
+    }
+    let value = world
+        .kubectl(&["get", "configmap", "conf", "-o", "jsonpath={.data.a}"])
+        .await?;
+    ensure!(value == "theirs", "{value}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_cluster_scoped_object_of_a_chart_may_name_a_namespace() -> Result<()> {
+    let mut world = World::without_agent("helmwide").await?;
+    let policy = world.policy().replace(
+        "kinds = [",
+        "kinds = [\"scheduling.k8s.io/PriorityClass\", ",
+    );
+    std::fs::write(world.policy_path(), policy)?;
+    world.grant_all().await?;
+    world.start_agent().await?;
+    let chart = Chart::of(
+        "apiVersion: scheduling.k8s.io/v1\nkind: PriorityClass\nmetadata: { name: {{ .Release.Namespace }}-low, namespace: {{ .Release.Namespace }} }\nvalue: 1\n",
+    );
+    for expected in ["metadata.namespace dropped", "nothing to do"] {
+        let done = chart.deploy(&world, "").await?;
+        ended_with(&done, 200)?;
+        ensure!(done.log.contains(expected), "{}", done.log);
+    }
+    let name = format!("{}-low", world.namespace);
+    world
+        .stand
+        .kubectl(&["get", "priorityclass", &name])
+        .await?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_template_that_fails_or_is_not_yaml_is_named() -> Result<()> {
     let world = World::new("helmbad").await?;
     let rows = [
@@ -610,6 +662,26 @@ async fn a_plan_of_a_chart_writes_nothing_and_tells_of_random_output() -> Result
     ensure!(
         !there.contains("configmap/a") && !there.contains("secret/"),
         "{there}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn random_values_that_a_chart_looks_up_again_stay() -> Result<()> {
+    let world = World::new("helmkeep").await?;
+    let chart = Chart::of(
+        "{{ $old := lookup \"v1\" \"ConfigMap\" .Release.Namespace \"a\" }}apiVersion: v1\nkind: ConfigMap\nmetadata: { name: a }\ndata: { a: \"{{ if $old }}{{ $old.data.a }}{{ else }}{{ randAlphaNum 12 }}{{ end }}\" }\n",
+    );
+    let first = chart.deploy(&world, "").await?;
+    ended_with(&first, 200)?;
+    let unless = "every deploy changes it, unless the chart then looks up what it has made";
+    ensure!(first.log.contains(unless), "{}", first.log);
+    let again = chart.deploy(&world, "").await?;
+    ended_with(&again, 200)?;
+    ensure!(
+        again.log.contains("nothing to do") && !again.log.contains("renders differently"),
+        "{}",
+        again.log
     );
     Ok(())
 }

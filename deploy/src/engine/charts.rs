@@ -160,7 +160,7 @@ async fn roll_back(
     tools.log.end_stage(Stage::Watch);
     match outcome {
         Outcome::Ready { .. } => {
-            let what = format!("; revision {revision} is put back and ready");
+            let what = format!("; revision {revision} is back and ready");
             // So that the next rollback knows it too.
             back::mark_ready(permit, helm, tools.ports, &patience).await;
             told(failed, Status::RolledBack, &what)

@@ -109,6 +109,16 @@ pub(super) fn object(value: Value, origin: Origin) -> Result<Checked, InputError
     Ok(Checked { object, notes })
 }
 
+/// Takes the namespace off an object of a kind that has none, as the server does; says whether one was there.
+pub(super) fn drop_namespace(value: &mut Value) -> bool {
+    let gvk = Gvk::new(
+        crate::object::text(value, &["apiVersion"]),
+        crate::object::text(value, &["kind"]),
+    );
+    let metadata = value.get_mut("metadata").and_then(Value::as_object_mut);
+    is_cluster_scoped(&gvk) && metadata.is_some_and(|fields| fields.remove("namespace").is_some())
+}
+
 /// Reads apiVersion, kind, name and namespace; an empty namespace is taken out.
 fn identity(body: &mut Map<String, Value>, findings: &mut Findings<'_>) -> Option<ObjectId> {
     let api_version = text(body.get("apiVersion"), "apiVersion", findings);

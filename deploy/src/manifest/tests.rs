@@ -381,6 +381,19 @@ fn a_namespace_on_a_cluster_scoped_kind_is_refused() {
 }
 
 #[test]
+fn what_is_rendered_loses_the_namespace_of_a_cluster_scoped_kind() {
+    let text = "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata: {name: a, namespace: b}\n---\n";
+    let read = rendered("chart", format!("{text}{MAP}").as_bytes()).expect("it is taken");
+    assert_eq!(read.objects[0].id.namespace, None);
+    assert_eq!(read.objects[0].body["metadata"], json!({"name": "a"}));
+    assert_eq!(read.objects[1].id.name, "a");
+    let [note] = &read.notes[..] else {
+        panic!("one note: {:?}", read.notes);
+    };
+    assert!(note.contains("metadata.namespace dropped"), "{note}");
+}
+
+#[test]
 fn secrets_are_written_as_data_and_some_types_never() {
     let secret =
         |rest: &str| format!("apiVersion: v1\nkind: Secret\nmetadata: {{name: a}}\n{rest}\n");

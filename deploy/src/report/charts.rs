@@ -96,6 +96,7 @@ fn of_fetch(chart: &str, spec: &str, error: &ChartError) -> Problem {
 fn of_program(what: &str, error: &RenderError) -> Problem {
     let detail = format!("{what}: {error}");
     match error {
+        RenderError::Refused { said, .. } if is_others(said) => of_others(detail),
         RenderError::Refused { .. } => Problem::new(Code::ManifestInvalid, detail)
             .hint("the same command on your machine says the same; correct the files"),
         RenderError::TooMuch { .. } | RenderError::Late { .. } => {
@@ -135,6 +136,19 @@ pub fn of_release(error: &ReleaseError) -> Problem {
     }
 }
 
+/// Says whether Helm found an object of the chart that is not its release's; it looks when it renders, too.
+fn is_others(said: &str) -> bool {
+    said.contains("cannot be imported into the current release")
+        || said.contains("invalid ownership metadata")
+}
+
+fn of_others(detail: String) -> Problem {
+    Problem::new(Code::ApplyConflict, detail).hint(
+        "the object belongs to no release or to another: delete it, or give it Helm's labels and \
+         annotations of this release",
+    )
+}
+
 /// Finds the code for what Helm said; its words are the API server's for the most part.
 fn of_helm(detail: &str, error: &RenderError) -> Problem {
     let detail = format!("{detail}: {error}");
@@ -156,12 +170,8 @@ fn of_helm(detail: &str, error: &RenderError) -> Problem {
             "another manager has these fields: let it give them up, or take them out of the chart",
         );
     }
-    if has(&[
-        "cannot be imported into the current release",
-        "invalid ownership metadata",
-    ]) {
-        return Problem::new(Code::ApplyConflict, detail)
-            .hint("the object belongs to no release or to another: delete it, or give it Helm's labels and annotations of this release");
+    if is_others(said) {
+        return of_others(detail);
     }
     if has(&["is forbidden", "forbidden:"]) {
         return Problem::new(Code::ClusterDenied, detail)
@@ -177,4 +187,27 @@ fn of_helm(detail: &str, error: &RenderError) -> Problem {
             .hint("correct the chart; an immutable field needs the object deleted first");
     }
     Problem::new(Code::RolloutFailed, detail).hint("`helm history` shows the release")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_of_another_release_is_no_fault_of_the_chart() {
+        let code = |said: &str| {
+            let source = RenderError::Refused {
+                program: "helm",
+                said: said.to_owned(),
+            };
+            let what = "the chart chart/".to_owned();
+            of_render(&RenderFailure::Program { what, source }).code
+        };
+        let others = "Unable to continue with install: Role \"r\" exists and cannot be imported into the current release: invalid ownership metadata";
+        assert_eq!(code(others), Code::ApplyConflict);
+        assert_eq!(
+            code("parse error in templates/a.yaml"),
+            Code::ManifestInvalid
+        );
+    }
 }
