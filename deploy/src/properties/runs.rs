@@ -177,6 +177,7 @@ impl Scene {
             key: &self.fakes.key,
             stop: CancellationToken::new(),
             agent: "host-a",
+            home: None,
         };
         let login = Login::Jwt {
             token: Secret::from_text("jwt".to_owned()),
