@@ -2,7 +2,8 @@
 //!
 //! Called by [`super::Paced`]. Works like a network's congestion control: quick growth until the first
 //! trouble, then one more a round; half as many at trouble, once for all requests that were in flight
-//! then. It does not grow while answers take much longer than the best did, nor while nobody waits.
+//! then. It does not grow while answers take much longer than the best of late, nor while nobody waits,
+//! and beyond the start only where the server is far away.
 
 use std::time::Duration;
 
@@ -15,10 +16,15 @@ const START: usize = 16;
 const LEAST: usize = 2;
 /// Never more.
 const MOST: usize = 64;
-/// Answers that take this many times as long as the best say that the server is busy enough.
-const BUSY: u32 = 2;
-/// The best time is forgotten by one part in so many a good answer: servers and loads change.
-const FORGET: u32 = 256;
+/// A server whose best answer comes sooner is near: so many as at the start keep it busy, and more would
+/// only make connections, which cost it more than the requests do.
+const FAR: Duration = Duration::from_millis(10);
+/// Answers that take this many times as long as the best say that the server is busy enough. A request
+/// that makes its connection first goes the way three times, which says nothing about the server.
+const BUSY: u32 = 4;
+/// The best time is that of the last one or two stretches of so many answers: longer than most runs, so
+/// that their own load is not taken for distance, and short enough that a new distance is believed.
+const STRETCH: usize = 256;
 /// The longest wait that a server can make everybody keep.
 const LONGEST_HOLD: u64 = 60;
 
@@ -45,7 +51,7 @@ pub(super) struct Controller {
     limit: usize,
     /// Good answers since the last growth.
     good: usize,
-    best: Option<Duration>,
+    best: Best,
     had_trouble: bool,
     halved: Option<Instant>,
     held: Option<Instant>,
@@ -56,7 +62,7 @@ impl Controller {
         Self {
             limit: START,
             good: 0,
-            best: None,
+            best: Best::new(),
             had_trouble: false,
             halved: None,
             held: None,
@@ -84,18 +90,16 @@ impl Controller {
     }
 
     fn answer(&mut self, took: Duration, crowded: bool) {
-        let best = self
-            .best
-            .map_or(took, |best| took.min(best + best / FORGET));
-        self.best = Some(best);
-        if !crowded || took > best * BUSY {
+        let best = self.best.take_in(took);
+        let most = if best < FAR { START } else { MOST };
+        if !crowded || took > best * BUSY || self.limit >= most {
             return;
         }
         self.good += 1;
         let needed = if self.had_trouble { self.limit } else { 1 };
         if self.good >= needed {
             self.good = 0;
-            self.limit = (self.limit + 1).min(MOST);
+            self.limit += 1;
         }
     }
 
@@ -111,6 +115,39 @@ impl Controller {
             self.limit = (self.limit / 2).max(LEAST);
             self.halved = Some(now);
         }
+    }
+}
+
+/// The shortest time of the stretch that is on and of the one before.
+#[derive(Debug)]
+struct Best {
+    now: Duration,
+    before: Duration,
+    /// Answers that the present stretch still takes.
+    left: usize,
+}
+
+impl Best {
+    const fn new() -> Self {
+        Self {
+            now: Duration::MAX,
+            before: Duration::MAX,
+            left: STRETCH,
+        }
+    }
+
+    /// Takes in a time and returns the shortest.
+    fn take_in(&mut self, took: Duration) -> Duration {
+        self.now = self.now.min(took);
+        let best = self.now.min(self.before);
+        self.left -= 1;
+        if self.left == 0 {
+            *self = Self {
+                before: self.now,
+                ..Self::new()
+            };
+        }
+        best
     }
 }
 
@@ -150,8 +187,30 @@ mod tests {
             crowded: false,
         };
         (0..50).for_each(|_| control.learn(now, now, idle));
-        (0..50).for_each(|_| control.learn(now, now, good(40 * MS)));
+        (0..STRETCH).for_each(|_| control.learn(now, now, good(40 * MS)));
         assert_eq!(control.limit(), START);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn making_a_connection_is_no_load() {
+        let (mut control, now) = (Controller::new(), Instant::now());
+        control.learn(now, now, good(80 * MS));
+        (0..10).for_each(|_| control.learn(now, now, good(245 * MS)));
+        assert_eq!(control.limit(), START + 11);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_is_far_away_of_late_is_no_busy_one_for_long() {
+        let (mut control, now) = (Controller::new(), Instant::now());
+        let idle = Seen::Answer {
+            took: 2 * MS,
+            crowded: false,
+        };
+        (0..STRETCH).for_each(|_| control.learn(now, now, idle));
+        (0..STRETCH).for_each(|_| control.learn(now, now, good(80 * MS)));
+        assert_eq!(control.limit(), START);
+        (0..STRETCH).for_each(|_| control.learn(now, now, good(80 * MS)));
+        assert_eq!(control.limit(), MOST);
     }
 
     #[tokio::test(start_paused = true)]
@@ -175,6 +234,16 @@ mod tests {
         control.learn(now + MS, now, trouble(None));
         (0..START / 2).for_each(|_| control.learn(now, now, good(MS)));
         assert_eq!(control.limit(), START / 2 + 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_near_server_gets_no_more_at_once_than_at_the_start() {
+        let (mut control, now) = (Controller::new(), Instant::now());
+        (0..100).for_each(|_| control.learn(now, now, good(2 * MS)));
+        assert_eq!(control.limit(), START);
+        control.learn(now + MS, now, trouble(None));
+        (0..1000).for_each(|_| control.learn(now, now, good(2 * MS)));
+        assert_eq!(control.limit(), START);
     }
 
     #[tokio::test(start_paused = true)]
