@@ -204,6 +204,7 @@ async fn alone(
             leftovers: &leftovers,
             resumed: false,
             reins: Reins::loose(&tools.stop),
+            pieces: None,
         };
         if let Err(problem) = note(&course, &told.steps, tools, patience).await {
             values::close(draft, tools, patience).await;

@@ -1,14 +1,18 @@
 //! The history of the run's app: read, noted before the first write, closed with the verdict.
 //!
 //! Called by [`super`]. A run that changes nothing and finds the app well notes nothing. What cannot
-//! be noted after everything was written is a warning, for the app is as the verdict says.
+//! be noted after everything was written is a warning, for the app is as the verdict says. What a
+//! revision sent is written beside the objects and counts once the verdict is noted.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::collections::HashSet;
+use std::time::Duration;
 
 use proto::error::Problem;
 use proto::report::Status;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::Tools;
 use crate::authorize::Permit;
@@ -22,6 +26,7 @@ use crate::history::Revision;
 use crate::history::State;
 use crate::history::store;
 use crate::history::store::Content;
+use crate::history::store::Pieces;
 use crate::history::store::Place;
 use crate::object::AppliedObject;
 use crate::object::ObjectId;
@@ -33,6 +38,9 @@ use crate::principal::Actor;
 use crate::prune::Leftover;
 use crate::report;
 use crate::report::Verdict;
+
+/// How long noting the end of a run may take, whatever became of its deadline.
+const CLOSING: Duration = Duration::from_secs(30);
 
 /// The app of a run.
 pub(super) struct App {
@@ -114,6 +122,26 @@ pub(super) async fn begin(
         .map_err(|error| report::of_history(&error))
 }
 
+/// Writes what this run's revision sends, beside the sending. What fails here is tried again at the
+/// end; what is of no use in the end is taken away.
+pub(super) async fn keep(
+    plan: &Plan,
+    app: &App,
+    past: &Past,
+    tools: &Tools<'_>,
+    patience: &Patience<'_>,
+) -> Option<Pieces> {
+    let last = past.revisions.last();
+    let makes_one = last.is_some_and(|last| last.run == tools.id.as_str());
+    // The revisions of a release are Helm's to keep.
+    if !makes_one || plan.permit().request().spec.helm.is_some() {
+        return None;
+    }
+    let place = app.place(tools.ports);
+    let kept = store::keep(place, past, &content(plan), patience).await;
+    kept.ok()
+}
+
 /// The steps that this agent writes itself.
 fn own_steps(plan: &Plan) -> impl Iterator<Item = &Step> {
     plan.steps().iter().filter(|step| !plan.by_helm(step))
@@ -127,6 +155,8 @@ pub(super) struct After<'a> {
     pub(super) leftovers: &'a [Leftover],
     /// Which of them are gone.
     pub(super) gone: &'a BTreeSet<ObjectId>,
+    /// What is recorded of the revision already.
+    pub(super) pieces: Option<Pieces>,
 }
 
 /// Notes how the run ended; returns the number of the revision that it made or found.
@@ -159,12 +189,24 @@ pub(super) async fn close(
     if !plan.writes() && after.gone.is_empty() && (!is_news || last.is_none()) {
         return number;
     }
-    // The revisions of a release are Helm's to keep.
-    let content = (keeps && state == State::Deployed).then(|| content(plan));
     let members = members(plan, past, &after);
     let place = app.place(tools.ports);
-    let closed = store::close(place, past, state, content.as_ref(), members, patience).await;
-    if let Err(error) = closed {
+    let stop = CancellationToken::new();
+    let closing = closing(&stop, patience);
+    let closed = async {
+        let comes_back = keeps && state == State::Deployed;
+        let pieces = match (comes_back, after.pieces) {
+            (true, None) => Some(store::keep(place, past, &content(plan), &closing).await?),
+            (_, kept) => kept,
+        };
+        let named = pieces.as_ref().filter(|_| comes_back);
+        store::close(place, past, state, named, members, &closing).await?;
+        if let Some(unused) = pieces.filter(|_| !comes_back) {
+            store::give_up(place, &unused, &closing).await;
+        }
+        Ok(())
+    };
+    if let Err(error) = closed.await {
         let problem = report::of_history(&error);
         verdict.warnings.push(format!(
             "the revision is not recorded, so nothing can go back to it: {}",
@@ -172,6 +214,15 @@ pub(super) async fn close(
         ));
     }
     number
+}
+
+/// The end is noted even where the run's own time is over or it was cancelled.
+fn closing<'a>(stop: &'a CancellationToken, patience: &Patience<'a>) -> Patience<'a> {
+    Patience {
+        deadline: Instant::now() + CLOSING,
+        stop,
+        ..patience.clone()
+    }
 }
 
 /// Notes how a run ended that went on after a restart. Its revision is not one to go back to: what it
@@ -183,6 +234,8 @@ pub(super) async fn close_resumed(
     patience: &Patience<'_>,
 ) {
     let place = app.place(tools.ports);
+    let stop = CancellationToken::new();
+    let closing = closing(&stop, patience);
     let closed = async {
         let mut past = store::read(place, patience).await?;
         let own = past.revisions.last();
@@ -195,7 +248,7 @@ pub(super) async fn close_resumed(
             State::Failed
         };
         let members = past.members.clone();
-        store::close(place, &mut past, state, None, members, patience).await
+        store::close(place, &mut past, state, None, members, &closing).await
     };
     if let Err(error) = closed.await {
         let problem = report::of_history(&error);

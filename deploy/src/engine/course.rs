@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 
+use futures::future;
 use proto::error::Code;
 use proto::error::Problem;
 use proto::event::Stage;
@@ -23,10 +24,12 @@ use super::told;
 use super::values;
 use crate::apply;
 use crate::apply::Applied;
+use crate::apply::ApplyFailure;
 use crate::authorize::Permit;
 use crate::backoff::Patience;
 use crate::history::Past;
 use crate::history::State;
+use crate::history::store::Pieces;
 use crate::lock::Reins;
 use crate::object::AppliedObject;
 use crate::object::ObjectId;
@@ -55,6 +58,8 @@ pub(super) struct Course<'a> {
     pub(super) resumed: bool,
     /// What stops it.
     pub(super) reins: Reins,
+    /// What is recorded of its revision beside the writes.
+    pub(super) pieces: Option<Pieces>,
 }
 
 impl Course<'_> {
@@ -115,7 +120,13 @@ pub(super) async fn write_and_watch(
         stop: &course.reins.writing,
         ..patience.clone()
     };
-    let applied = apply::apply(plan, &secrets, tools.ports, &writing).await;
+    let (applied, pieces) = future::join(
+        apply::apply(plan, &secrets, tools.ports, &writing),
+        book::keep(plan, course.app, &course.past, tools, &writing),
+    )
+    .await;
+    course.pieces = pieces;
+    tools.log.end_stage(Stage::Apply);
     let written: Vec<ObjectId> = match &applied {
         Ok(applied) => applied
             .objects()
@@ -124,23 +135,37 @@ pub(super) async fn write_and_watch(
             .collect(),
         Err(failure) => failure.written.clone(),
     };
-    values::settle_secrets(secrets, &written, tools, patience).await;
-    tools.log.end_stage(Stage::Apply);
-    let (verdict, objects) = match &applied {
+    // The rollout does not wait for Vault.
+    let ((), verdict) = future::join(
+        values::settle_secrets(secrets, &written, tools, patience),
+        after_writing(course, &applied, tools, patience, told),
+    )
+    .await;
+    Ok(verdict)
+}
+
+async fn after_writing(
+    course: &mut Course<'_>,
+    applied: &Result<Applied, ApplyFailure>,
+    tools: &Tools<'_>,
+    patience: &Patience<'_>,
+    told: &mut Told,
+) -> Verdict {
+    let plan = course.plan;
+    let (verdict, objects) = match applied {
         Ok(applied) => (
             judge(plan.permit(), applied, &course.reins, tools, patience).await,
             applied.objects(),
         ),
         Err(failure) if course.reins.writing.is_cancelled() && !tools.stop.is_cancelled() => {
-            let lost = report::of_lost_lock(&course.reins, failure);
-            return Ok(Verdict::problem(lost));
+            return Verdict::problem(report::of_lost_lock(&course.reins, failure));
         }
         Err(failure) => (
             charts::refused(plan, failure, tools, patience).await,
             &[][..],
         ),
     };
-    Ok(settle(course, verdict, objects, tools, patience, told).await)
+    settle(course, verdict, objects, tools, patience, told).await
 }
 
 /// Judges what a former process wrote, and closes the run as if nothing had happened.
@@ -196,6 +221,7 @@ async fn settle(
         applied: objects,
         leftovers: course.leftovers,
         gone: &gone,
+        pieces: course.pieces.take(),
     };
     told.revision = book::close(
         plan,

@@ -200,6 +200,7 @@ async fn carry_on(
         leftovers: &leftovers,
         resumed: true,
         reins,
+        pieces: None,
     };
     if let Some(applied) = found {
         return course::watch_on(&mut course, &applied, tools, patience, told).await;

@@ -1,14 +1,13 @@
 //! Reading and writing history in the cluster, as the run's actor.
 //!
-//! Called by [`crate::engine`] through these four functions: [`read`] before
-//! the plan, [`begin`] before the first write, [`close`] after the verdict, [`content`] for a revision
-//! that shall come back. A parent that changed meanwhile is an error: the app's lock keeps others
-//! out, so it was no run.
+//! Called by [`crate::engine`] through these functions: [`read`] before the plan, [`begin`] before the
+//! first write, [`keep`] beside the writes, [`close`] after the verdict, [`content`] for a revision that
+//! shall come back. A parent that changed meanwhile is an error: the app's lock keeps others out, so
+//! it was no run. Pieces of a revision are of no meaning until the parent says how many there are.
 
 use std::collections::HashSet;
-use std::time::Duration;
 
-use tokio::time::Instant;
+use futures::future;
 
 use super::KEPT;
 use super::Key;
@@ -29,9 +28,6 @@ use crate::ports::Deletion;
 use crate::ports::Dependents;
 use crate::ports::Write;
 use crate::principal::Actor;
-
-/// How long noting the end of a run may take, whatever became of its deadline.
-const CLOSING: Duration = Duration::from_secs(30);
 
 /// Why history cannot be read or written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -141,7 +137,37 @@ pub async fn begin(
     write_parent(place, past, patience).await
 }
 
-/// Notes how the newest revision ended. `content` is what was sent, for revisions that can come back;
+/// The pieces of a revision that are there before its verdict.
+#[derive(Debug)]
+pub struct Pieces(Vec<(ObjectId, String)>);
+
+/// Writes what was sent in the newest revision, for it may come back. All pieces at once: the parent
+/// names them only when [`close`] says so.
+///
+/// # Errors
+/// The cluster. Pieces that were written are in the way of nobody.
+pub async fn keep(
+    place: Place<'_>,
+    past: &Past,
+    content: &Content,
+    patience: &Patience<'_>,
+) -> Result<Pieces, HistoryError> {
+    let number = past.revisions.last().map_or(0, |last| last.number);
+    let pieces = codec::pieces(place.namespace, place.app, number, content);
+    let mut writes = Vec::with_capacity(pieces.len());
+    for (index, piece) in pieces.iter().enumerate() {
+        let id = place.piece(number, index);
+        writes.push(async move {
+            let uid = write_piece(place, &id, piece, patience).await?;
+            Ok((id, uid))
+        });
+    }
+    // Joined, not tried: a write is not dropped half way.
+    let written = future::join_all(writes).await;
+    written.into_iter().collect::<Result<_, _>>().map(Pieces)
+}
+
+/// Notes how the newest revision ended. `pieces` hold what was sent, of revisions that can come back;
 /// `members` is what the app has now.
 ///
 /// # Errors
@@ -150,44 +176,36 @@ pub async fn close(
     place: Place<'_>,
     past: &mut Past,
     state: State,
-    content: Option<&Content>,
+    pieces: Option<&Pieces>,
     members: Vec<Member>,
     patience: &Patience<'_>,
 ) -> Result<(), HistoryError> {
-    // The end is noted even where the run's own time is over or it was cancelled.
-    let stop = tokio_util::sync::CancellationToken::new();
-    let patience = Patience {
-        deadline: Instant::now() + CLOSING,
-        stop: &stop,
-        ..patience.clone()
-    };
-    let Some(number) = past.revisions.last().map(|revision| revision.number) else {
+    let Some(last) = past.revisions.last_mut() else {
         return Ok(());
     };
-    let mut chunks = 0;
-    if let Some(content) = content {
-        for (index, piece) in codec::pieces(place.namespace, place.app, number, content)
-            .iter()
-            .enumerate()
-        {
-            write_piece(place, &place.piece(number, index), piece, &patience).await?;
-            chunks = index + 1;
-        }
-    }
-    if let Some(revision) = past.revisions.last_mut() {
-        revision.state = state;
-        revision.chunks = chunks;
-    }
+    last.state = state;
+    last.chunks = pieces.map_or(0, |pieces| pieces.0.len());
     past.members = members;
     let old = drop_old(past);
-    write_parent(place, past, &patience).await?;
+    write_parent(place, past, patience).await?;
     // What the parent does not name any more is of no use; a piece that stays does no harm.
     for revision in old {
-        for piece in 0..revision.chunks {
-            remove(place, &place.piece(revision.number, piece), &patience).await?;
+        let mut piece = 0;
+        // A run that was cut may have left a piece of a revision that is said to have none.
+        while piece < revision.chunks.max(1) {
+            remove(place, &place.piece(revision.number, piece), patience).await?;
+            piece += 1;
         }
     }
     Ok(())
+}
+
+/// Takes pieces away again: the revision cannot come back. By uid, so that those of another run are
+/// left alone; one that stays does no harm.
+pub async fn give_up(place: Place<'_>, pieces: &Pieces, patience: &Patience<'_>) {
+    for (id, uid) in &pieces.0 {
+        drop(delete(place, id, uid.clone(), patience).await);
+    }
 }
 
 /// Takes the oldest revisions off the list, so that [`KEPT`] deployed ones stay.
@@ -265,20 +283,22 @@ async fn write_parent(
     Ok(())
 }
 
-/// Writes a piece; one of the same name is left over from a run that was cut off, so it goes.
+/// Writes a piece and returns its uid; one of the same name is left over from a run that was cut off,
+/// so it goes.
 async fn write_piece(
     place: Place<'_>,
     id: &ObjectId,
     body: &serde_json::Value,
     patience: &Patience<'_>,
-) -> Result<(), HistoryError> {
+) -> Result<String, HistoryError> {
     let create = || place.cluster.create(place.actor, id, body);
     let mut written = patience.retry(create, cluster_trouble).await;
     if let Err(ClusterError::Exists { .. } | ClusterError::Unanswered { .. }) = written {
         remove(place, id, patience).await?;
         written = patience.retry(create, cluster_trouble).await;
     }
-    written.map(drop).map_err(failed("writing", id))
+    let live = written.map_err(failed("writing", id))?;
+    Ok(text(&live, &["metadata", "uid"]).to_owned())
 }
 
 async fn remove(
@@ -292,8 +312,18 @@ async fn remove(
     let Some(live) = found.map_err(failed("reading", id))? else {
         return Ok(());
     };
+    let uid = text(&live, &["metadata", "uid"]).to_owned();
+    delete(place, id, uid, patience).await
+}
+
+async fn delete(
+    place: Place<'_>,
+    id: &ObjectId,
+    uid: String,
+    patience: &Patience<'_>,
+) -> Result<(), HistoryError> {
     let deletion = Deletion {
-        uid: text(&live, &["metadata", "uid"]).to_owned(),
+        uid,
         dependents: Dependents::Background,
         write: Write::Commit,
     };

@@ -155,11 +155,48 @@ async fn what_does_not_depend_on_each_other_is_asked_in_the_same_round() {
     let stage = Stage::new();
     // Rights beside lock, history beside what is there, dry run.
     assert_eq!(rounds(&stage, CONF, Mode::DryRun).await, 3);
-    // As before; lock, history, the object, piece of the revision, history, lock.
-    assert_eq!(rounds(&stage, CONF, Mode::Deploy).await, 9);
+    // As before; lock, history, the object beside the piece of its revision, history, lock.
+    assert_eq!(rounds(&stage, CONF, Mode::Deploy).await, 8);
     // Nothing is asked about what is proved the same, nothing is written.
     assert_eq!(rounds(&stage, CONF, Mode::Deploy).await, 2);
     let changed = CONF.replace("key: value", "key: other");
     // The parent knows all members, so it is written once only.
-    assert_eq!(rounds(&stage, &changed, Mode::Deploy).await, 8);
+    assert_eq!(rounds(&stage, &changed, Mode::Deploy).await, 7);
+}
+
+fn pieces(stage: &Stage) -> Vec<bool> {
+    let there = |number| {
+        let name = format!("quaymaster-app-r{number}-0");
+        let piece = id("v1", "ConfigMap", &name);
+        stage.fakes.cluster.object(&piece).is_some()
+    };
+    (1..=3).map(there).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_failed_revision_sent_is_not_kept() {
+    let stage = Stage::new();
+    stage.run(SPEC, CONF, Mode::Deploy).await;
+    assert_eq!(pieces(&stage), [true, false, false]);
+    stage
+        .fakes
+        .cluster
+        .refuse_next_write(ClusterError::Forbidden {
+            what: "patch".to_owned(),
+            reason: "quota".to_owned(),
+        });
+    let changed = CONF.replace("key: value", "key: other");
+    let report = stage.run(SPEC, &changed, Mode::Deploy).await;
+    assert_eq!(report.status, Status::Denied, "{report:?}");
+    assert!(
+        stage
+            .fakes
+            .cluster
+            .booked()
+            .contains(&"v1/ConfigMap app/quaymaster-app-r2-0".to_owned())
+    );
+    assert_eq!(pieces(&stage), [true, false, false]);
+    let report = stage.run(SPEC, &changed, Mode::Deploy).await;
+    assert_eq!(report.status, Status::Succeeded, "{report:?}");
+    assert_eq!(pieces(&stage), [true, false, true]);
 }
