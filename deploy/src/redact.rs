@@ -6,6 +6,8 @@
 //! percent-encoded and JSON-escaped. A value shorter than [`SHORT`] bytes is found raw only as a
 //! whole word: taking every `1` or every `demo` out of a log would leave no log.
 
+use std::collections::HashMap;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -25,9 +27,12 @@ const LINE: usize = 8;
 /// All values of one run, in all their forms.
 #[derive(Default)]
 pub struct Redactor {
-    anywhere: Vec<Zeroizing<String>>,
-    words: Vec<Zeroizing<String>>,
+    anywhere: Needles<2>,
+    words: Needles<1>,
 }
+
+// Every form that is found anywhere has the two bytes that it is kept by.
+const _: () = assert!(SHORT > 1 && ENCODED > 1 && LINE > 1);
 
 impl Redactor {
     /// Adds a value in all its forms.
@@ -39,7 +44,7 @@ impl Redactor {
         let text = std::str::from_utf8(bytes).ok();
         if let Some(text) = text {
             if text.len() < SHORT {
-                push(&mut self.words, text.to_owned());
+                self.words.push(text.to_owned());
             } else {
                 self.add_text(text);
             }
@@ -50,37 +55,33 @@ impl Redactor {
                 let encoded = percent(bytes, digits);
                 // A value that encodes to itself is found raw, or as a word.
                 if encoded.as_bytes() != bytes {
-                    push(&mut self.anywhere, encoded);
+                    self.anywhere.push(encoded);
                 }
             }
         }
-        self.anywhere
-            .sort_by_key(|needle| std::cmp::Reverse(needle.len()));
     }
 
     fn add_text(&mut self, text: &str) {
-        push(&mut self.anywhere, text.to_owned());
+        self.anywhere.push(text.to_owned());
         let escaped = serde_json::Value::from(text).to_string();
-        push(&mut self.anywhere, escaped[1..escaped.len() - 1].to_owned());
-        push(
-            &mut self.anywhere,
-            escaped[1..escaped.len() - 1].replace('/', "\\/"),
-        );
+        let escaped = &escaped[1..escaped.len() - 1];
+        self.anywhere.push(escaped.to_owned());
+        self.anywhere.push(escaped.replace('/', "\\/"));
         if text.trim() != text && text.trim().len() >= SHORT {
-            push(&mut self.anywhere, text.trim().to_owned());
+            self.anywhere.push(text.trim().to_owned());
         }
         for line in text
             .lines()
             .map(str::trim)
             .filter(|line| line.len() >= LINE)
         {
-            push(&mut self.anywhere, line.to_owned());
+            self.anywhere.push(line.to_owned());
         }
     }
 
     fn add_base64(&mut self, bytes: &[u8]) {
         for engine in [&STANDARD_NO_PAD, &URL_SAFE_NO_PAD] {
-            push(&mut self.anywhere, engine.encode(bytes));
+            self.anywhere.push(engine.encode(bytes));
             // Inside a longer text the value starts at any of three alignments; the characters that
             // share bits with its neighbors are cut off.
             for lead in 0..3_usize {
@@ -90,7 +91,7 @@ impl Redactor {
                 let encoded = Zeroizing::new(engine.encode(&shifted[..whole]));
                 let skip = [0, 2, 3][lead];
                 if encoded.len() >= skip + LINE {
-                    push(&mut self.anywhere, encoded[skip..].to_owned());
+                    self.anywhere.push(encoded[skip..].to_owned());
                 }
             }
         }
@@ -100,16 +101,13 @@ impl Redactor {
     #[must_use]
     pub fn clean(&self, text: &str) -> String {
         let mut hits: Vec<(usize, usize)> = Vec::new();
-        for needle in &self.anywhere {
-            find(text, needle, |start, end| hits.push((start, end)));
-        }
-        for needle in &self.words {
-            find(text, needle, |start, end| {
-                if is_word(text, start, end) {
-                    hits.push((start, end));
-                }
-            });
-        }
+        self.anywhere
+            .find(text, |start, end| hits.push((start, end)));
+        self.words.find(text, |start, end| {
+            if is_word(text, start, end) {
+                hits.push((start, end));
+            }
+        });
         if hits.is_empty() {
             return text.to_owned();
         }
@@ -126,21 +124,48 @@ impl Redactor {
     }
 }
 
-fn push(needles: &mut Vec<Zeroizing<String>>, needle: String) {
-    let needle = Zeroizing::new(needle);
-    if !needles.contains(&needle) {
-        needles.push(needle);
+/// Texts to find, by their first bytes: a run with hundreds of values has thousands of them, and each
+/// line of its log is searched for all.
+struct Needles<const FIRST: usize> {
+    begins: [bool; 256],
+    by_first: HashMap<[u8; FIRST], Vec<Zeroizing<String>>>,
+}
+
+impl<const FIRST: usize> Default for Needles<FIRST> {
+    fn default() -> Self {
+        Self {
+            begins: [false; 256],
+            by_first: HashMap::new(),
+        }
     }
 }
 
-/// Reports every place of `needle`, overlapping ones too.
-fn find(text: &str, needle: &str, mut hit: impl FnMut(usize, usize)) {
-    let step = needle.chars().next().map_or(1, char::len_utf8);
-    let mut from = 0;
-    while let Some(at) = text[from..].find(needle) {
-        let start = from + at;
-        hit(start, start + needle.len());
-        from = start + step;
+impl<const FIRST: usize> Needles<FIRST> {
+    fn push(&mut self, needle: String) {
+        let needle = Zeroizing::new(needle);
+        let Some(first) = needle.as_bytes().first_chunk::<FIRST>() else {
+            return;
+        };
+        self.begins[usize::from(first[0])] = true;
+        let alike = self.by_first.entry(*first).or_default();
+        if !alike.contains(&needle) {
+            alike.push(needle);
+        }
+    }
+
+    /// Reports every place of every needle, overlapping ones too.
+    fn find(&self, text: &str, mut hit: impl FnMut(usize, usize)) {
+        for (start, rest) in text.as_bytes().windows(FIRST).enumerate() {
+            if !self.begins[usize::from(rest[0])] {
+                continue;
+            }
+            let alike = rest.first_chunk().and_then(|rest| self.by_first.get(rest));
+            for needle in alike.into_iter().flatten() {
+                if text.as_bytes()[start..].starts_with(needle.as_bytes()) {
+                    hit(start, start + needle.len());
+                }
+            }
+        }
     }
 }
 
@@ -241,6 +266,15 @@ mod tests {
         assert_eq!(
             redactor.clean("ab cab ab. x-ab"),
             "[redacted] cab [redacted]. x-ab"
+        );
+    }
+
+    #[test]
+    fn values_that_begin_alike_are_all_found() {
+        let redactor = redactor(&["user-of-1", "user-of-12", "user-of-é", "us", "u"]);
+        assert_eq!(
+            redactor.clean("user-of-2 user-of-12 user-of-é us u"),
+            "user-of-2 [redacted] [redacted] [redacted] [redacted]"
         );
     }
 
