@@ -213,10 +213,11 @@ async fn again(
 /// 100 objects on a server that is 80 ms away.
 pub(crate) async fn far(programs: &Programs) -> Result<()> {
     let world = world("far", programs).await?;
+    // From the start: an agent knows its server as one that is far away.
+    world.api.set(Fault::Delay(FAR));
     deploy(&world, &mix::mix(&world.namespace, 1, &[])).await?;
     let peer = World::without_agent("raw").await?;
     let raw = Raw::new(&peer, &format!("https://{}", peer.api.address()))?;
-    world.api.set(Fault::Delay(FAR));
     peer.api.set(Fault::Delay(FAR));
     println!(
         "create 100 objects, the API server {} ms away",
