@@ -2,8 +2,8 @@
 //!
 //! Each states what a second implementation must keep; `tests/it/contract.rs` runs one suite against
 //! the in-memory doubles and the real adapters. All calls have their own timeouts inside the
-//! adapter. A timed-out read is [`Class::Upstream`]; a timed-out write is
-//! [`Class::OutcomeUnknown`]. Adapters do not retry: [`crate::backoff`] does.
+//! adapter. A timed-out read is [`crate::class::Class::Upstream`]; a timed-out write is
+//! [`crate::class::Class::OutcomeUnknown`]. Adapters do not retry: [`crate::backoff`] does.
 
 mod charts;
 mod cluster;

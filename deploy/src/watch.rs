@@ -33,10 +33,14 @@ use progress::Progress;
 use state::State;
 use verdict::Verdict;
 
-/// Two looks are at least so far apart: a rollout of many pods changes hundreds of times a second, and
-/// nobody notices a tenth of a second. The first change after a quiet time is judged at once, and so
-/// is the end of the first listings: most runs that change little are done then.
-const COALESCE: Duration = Duration::from_millis(100);
+/// What is told of the progress is at least so far apart: a rollout of many pods changes hundreds of
+/// times a second, and nobody reads faster.
+const TOLD_APART: Duration = Duration::from_millis(100);
+
+/// Two looks are at least so far apart, and so many times as long as a look takes: a look at many
+/// objects is not for free, and one at a few ends most runs a moment after it is right.
+const LOOKS_APART: Duration = Duration::from_millis(5);
+const LOOKS_SHARE: u32 = 20;
 
 /// Time alone can make a cause final, so we look at least this often.
 const TICK: Duration = Duration::from_secs(1);
@@ -135,7 +139,8 @@ impl Look<'_> {
     ) -> Outcome {
         let mut progress = Progress::new(Instant::now());
         let mut judge_at = Instant::now();
-        let mut judged = judge_at;
+        let (mut judged, mut told) = (judge_at, judge_at);
+        let mut apart = LOOKS_APART;
         loop {
             match self.wait(&mut observations, judge_at).await {
                 Woken::Stopped => return Outcome::Stopped,
@@ -143,8 +148,9 @@ impl Look<'_> {
                 Woken::Observed(first) => {
                     let began = state.is_listed();
                     self.take(&mut state, &mut observations, first);
+                    // The first listings end most runs that change little: nothing is waited for.
                     judge_at = if began == state.is_listed() {
-                        judge_at.min(judged + COALESCE)
+                        judge_at.min(judged + apart)
                     } else {
                         Instant::now()
                     };
@@ -155,8 +161,13 @@ impl Look<'_> {
             }
             judged = Instant::now();
             let view = state.judge(judged);
-            progress.tell(&view, self.log, judged);
-            match state.verdict(&view) {
+            let verdict = state.verdict(&view);
+            let is_quiet = verdict == Verdict::Wait && judged < told + TOLD_APART;
+            if !is_quiet {
+                progress.tell(&view, self.log, judged);
+                told = judged;
+            }
+            match verdict {
                 Verdict::Wait => {}
                 Verdict::Ready(warnings) => return Outcome::Ready { warnings },
                 Verdict::Failed(blames) => {
@@ -164,7 +175,12 @@ impl Look<'_> {
                     return Outcome::Failed { causes };
                 }
             }
-            judge_at = judged + TICK;
+            apart = (judged.elapsed() * LOOKS_SHARE).clamp(LOOKS_APART, TOLD_APART);
+            judge_at = if is_quiet {
+                told + TOLD_APART
+            } else {
+                judged + TICK
+            };
         }
     }
 

@@ -2,7 +2,8 @@
 //!
 //! Called by [`super::Paced`]. Works like a network's congestion control: quick growth until the first
 //! trouble, then one more a round; half as many at trouble, once for all requests that were in flight
-//! then. It does not grow while answers take much longer than the best of late, nor while nobody waits.
+//! then. It does not grow while answers take much longer than the best of late, nor while nobody waits,
+//! and beyond the start only where the server is far away.
 
 use std::time::Duration;
 
@@ -15,11 +16,12 @@ const START: usize = 16;
 const LEAST: usize = 2;
 /// Never more.
 const MOST: usize = 64;
-/// Answers that take this many times as long as the best say that the server is busy enough.
-const BUSY: u32 = 2;
-/// And so much longer at least: asking for a right costs a near server a millisecond, trying an object
-/// some more, which says nothing about its load.
-const LONGER: Duration = Duration::from_millis(20);
+/// A server whose best answer comes sooner is near: so many as at the start keep it busy, and more would
+/// only make connections, which cost it more than the requests do.
+const FAR: Duration = Duration::from_millis(10);
+/// Answers that take this many times as long as the best say that the server is busy enough. A request
+/// that makes its connection first goes the way three times, which says nothing about the server.
+const BUSY: u32 = 4;
 /// The best time is that of the last one or two stretches of so many answers: longer than most runs, so
 /// that their own load is not taken for distance, and short enough that a new distance is believed.
 const STRETCH: usize = 256;
@@ -89,14 +91,15 @@ impl Controller {
 
     fn answer(&mut self, took: Duration, crowded: bool) {
         let best = self.best.take_in(took);
-        if !crowded || took > best * BUSY + LONGER {
+        let most = if best < FAR { START } else { MOST };
+        if !crowded || took > best * BUSY || self.limit >= most {
             return;
         }
         self.good += 1;
         let needed = if self.had_trouble { self.limit } else { 1 };
         if self.good >= needed {
             self.good = 0;
-            self.limit = (self.limit + 1).min(MOST);
+            self.limit += 1;
         }
     }
 
@@ -189,10 +192,10 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn requests_that_cost_a_little_more_than_the_cheapest_are_no_load() {
+    async fn making_a_connection_is_no_load() {
         let (mut control, now) = (Controller::new(), Instant::now());
-        control.learn(now, now, good(MS));
-        (0..10).for_each(|_| control.learn(now, now, good(20 * MS)));
+        control.learn(now, now, good(80 * MS));
+        (0..10).for_each(|_| control.learn(now, now, good(245 * MS)));
         assert_eq!(control.limit(), START + 11);
     }
 
@@ -231,6 +234,16 @@ mod tests {
         control.learn(now + MS, now, trouble(None));
         (0..START / 2).for_each(|_| control.learn(now, now, good(MS)));
         assert_eq!(control.limit(), START / 2 + 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_near_server_gets_no_more_at_once_than_at_the_start() {
+        let (mut control, now) = (Controller::new(), Instant::now());
+        (0..100).for_each(|_| control.learn(now, now, good(2 * MS)));
+        assert_eq!(control.limit(), START);
+        control.learn(now + MS, now, trouble(None));
+        (0..1000).for_each(|_| control.learn(now, now, good(2 * MS)));
+        assert_eq!(control.limit(), START);
     }
 
     #[tokio::test(start_paused = true)]

@@ -180,6 +180,18 @@ async fn what_is_ready_in_the_first_listing_is_not_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_ready_a_moment_after_a_look_is_seen_at_once_and_told_in_peace() {
+    let mut lines = vec![(0, deployment(2, 0))];
+    lines
+        .extend((1..20).map(|number| (number, deployment(if number % 2 == 0 { 1 } else { 2 }, 0))));
+    lines.push((20, deployment(2, 1)));
+    let run = rollout(lines).await;
+    assert_eq!(run.outcome, ready(vec![]));
+    assert!(run.after < Duration::from_millis(30), "{:?}", run.after);
+    assert_eq!(run.lines(), ["ready"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn objects_without_a_state_are_ready_without_a_watch() {
     let script = Arc::new(Script::new(vec![]));
     let objects = [applied("v1", "ConfigMap"), applied("v1", "Secret")];

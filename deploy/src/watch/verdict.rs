@@ -15,14 +15,14 @@ use crate::rollout::Standing;
 const OWN_WORD: Duration = Duration::from_secs(2);
 
 /// One finding and the object that it is held against.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(super) struct Blame {
     pub(super) object: String,
     pub(super) finding: Finding,
 }
 
 /// What follows from a look.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(super) enum Verdict {
     Wait,
     Ready(Vec<String>),

@@ -326,7 +326,10 @@ impl Settling<'_> {
             let mut record = one.record.clone();
             record.state.trial = None;
             record.state.retiring.clear();
-            record.state.setback = None;
+            // What was put back works; what did not is not forgotten.
+            if !is_put_back(state) {
+                record.state.setback = None;
+            }
             record.state.restarts += restarts;
             if let Err(error) = self.rewrite(one, &record).await {
                 warnings.push(format!(
@@ -545,6 +548,10 @@ impl Settling<'_> {
         let Some(trial) = &one.record.state.trial else {
             return Ok(Back::NothingKept);
         };
+        if is_put_back(&one.record.state) {
+            // These are the values of before.
+            return Ok(Back::NothingKept);
+        }
         let backup = secret_id(self.permit.namespace().as_str(), &trial.backup);
         let cluster = &self.tools.ports.cluster;
         let look = || cluster.values(self.permit.actor(), &backup);
@@ -571,7 +578,8 @@ impl Settling<'_> {
                 versions: trial.versions.clone(),
                 credentials: trial.credentials.clone(),
                 retiring,
-                trial: None,
+                // Until the pods with these values are ready: a run that is cut here goes on.
+                trial: Some(trial.clone()),
                 setback: Some(Setback {
                     at: now,
                     why: why.to_owned(),
@@ -642,6 +650,13 @@ enum Back {
     Done,
     /// No values of before are kept.
     NothingKept,
+}
+
+/// Says whether what a Secret has is what was there before the change on trial.
+fn is_put_back(state: &State) -> bool {
+    state.trial.as_ref().is_some_and(|trial| {
+        trial.credentials == state.credentials && trial.versions == state.versions
+    })
 }
 
 /// Lists the credentials that are in no Secret any more once a change is good.
