@@ -30,6 +30,7 @@ mod follow;
 mod render;
 mod apps;
 mod output;
+mod session;
 mod commands;
 
 use std::process::ExitCode;
@@ -40,12 +41,12 @@ use proto::error::Problem;
 
 use crate::args::Arguments;
 use crate::args::Global;
-use crate::commands::Session;
 use crate::exit::Exit;
 use crate::expand::Environment;
 use crate::log::Sections;
 use crate::output::Detail;
 use crate::output::Output;
+use crate::session::Session;
 use crate::wire::Agent;
 
 /// Where the agent's jobs socket is mounted unless said otherwise.
