@@ -37,6 +37,7 @@ use crate::patience::Patience;
 use crate::progress::Progress;
 use crate::render;
 use crate::saved;
+use crate::secrets;
 use crate::session::Ended;
 use crate::session::Order;
 use crate::session::Session;
@@ -71,6 +72,8 @@ pub(crate) async fn run(session: &mut Session<'_>, command: Command) -> Exit {
         Command::Cancel(Run { run }) => cancel(session, &run).await,
         Command::Rollback(rollback) => roll_back(session, rollback).await,
         Command::History(app) => history(session, &app).await,
+        Command::Secrets(command) => secrets::secrets(session, command).await,
+        Command::Managed(managed) => secrets::managed(session, managed).await,
         Command::Whoami => whoami(session).await,
         Command::Version => version(session).await,
     };
