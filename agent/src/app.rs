@@ -250,6 +250,7 @@ impl Bound {
         let site = Site {
             brain,
             runs,
+            rotation: rotation.clone(),
             policy,
             readiness,
             metrics,

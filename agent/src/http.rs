@@ -1,8 +1,8 @@
 //! The two sockets: HTTP/1.1 with JSON, strict on the way in, truthful on the way out.
 //!
 //! `app` binds with [`listener`] and runs [`serve`] for each socket; [`handle`] is the one way from
-//! a request to an answer: [`guard`] checks the head, [`route`] names the endpoint, [`deploys`], [`apps`]
-//! and [`admin`] answer. Invariant: no handler owns a run; a request that is dropped changes nothing
+//! a request to an answer: [`guard`] checks the head, [`route`] names the endpoint, [`deploys`], [`apps`],
+//! [`secrets`] and [`admin`] answer. Invariant: no handler owns a run; a request that is dropped changes nothing
 //! that was accepted.
 
 pub mod admin;
@@ -16,6 +16,7 @@ pub mod listener;
 pub mod pulse;
 pub mod query;
 pub mod route;
+pub mod secrets;
 pub mod serve;
 pub mod stream;
 
@@ -41,6 +42,7 @@ use crate::config::HttpLimits;
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
+use crate::rotation::Rotation;
 use crate::runs::Runs;
 
 /// The interface, as tools read it.
@@ -52,6 +54,8 @@ pub struct Site {
     pub brain: Brain,
     /// The runs.
     pub runs: Runs,
+    /// The desk of Secrets that are kept fresh; unset where this agent keeps none.
+    pub rotation: Option<Rotation>,
     /// The hash of the policy.
     pub policy: String,
     /// What blocks.
@@ -112,11 +116,19 @@ async fn dispatch(
         Endpoint::Cancel(id) => deploys::cancel(site, headers, &id).await,
         Endpoint::Rollback => apps::rollback(site, headers, body).await,
         Endpoint::App(app) => apps::show(site, headers, app).await,
+        Endpoint::ApplySecrets => secrets::apply(site, headers, &query, body).await,
+        Endpoint::Secrets => secrets::list(site, headers).await,
+        Endpoint::SecretsChanged => secrets::changed(site, headers, body).await,
+        Endpoint::RotateSecret => secrets::rotate(site, headers, body).await,
+        Endpoint::ForgetSecret => secrets::forget(site, headers, body).await,
         Endpoint::Livez => Ok(admin::livez()),
         Endpoint::Readyz => Ok(admin::readyz(site)),
         Endpoint::Metrics => admin::metrics(site),
         Endpoint::Status => Ok(admin::status(site)),
         Endpoint::Drain => Ok(admin::drain(site)),
+        Endpoint::Managed => admin::managed(site),
+        Endpoint::ManagedOne(name) => admin::managed_one(site, &name),
+        Endpoint::RotateManaged(name) => admin::managed_rotate(site, &name),
     }
 }
 

@@ -1,17 +1,23 @@
 //! Counters of the agent, in the text format that Prometheus reads.
 //!
 //! Incremented by `http` and `runs`, shown by `/metrics` on the admin socket. Invariant: label sets
-//! are closed (routes, statuses, codes), never ids, paths or names of callers.
+//! are closed (routes, statuses, codes), never ids, paths or names of callers; only [`managed`] names
+//! what it tells of, as many as there are Secrets that are kept fresh.
+
+mod managed;
 
 use std::fmt;
 
-use prometheus_client::encoding::text::encode;
+use jiff::Timestamp;
+use prometheus_client::encoding::text::encode_eof;
+use prometheus_client::encoding::text::encode_registry;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use proto::error::Code;
+use proto::managed::ManagedList;
 use proto::report::Status;
 
 /// Upper bounds of run durations, in seconds: a no-op deploy to the default deadline and above.
@@ -125,13 +131,17 @@ impl Metrics {
         self.refused_connections.inc();
     }
 
-    /// Returns everything as text.
+    /// Returns everything as text, with what there is of Secrets that are kept fresh.
     ///
     /// # Errors
     /// Never with the counters of this file; the encoder's signature has one.
-    pub fn text(&self) -> Result<String, fmt::Error> {
+    pub fn text(&self, kept: Option<&ManagedList>, now: Timestamp) -> Result<String, fmt::Error> {
         let mut text = String::new();
-        encode(&mut text, &self.registry)?;
+        encode_registry(&mut text, &self.registry)?;
+        if let Some(list) = kept {
+            managed::encode(&mut text, list, now)?;
+        }
+        encode_eof(&mut text)?;
         Ok(text)
     }
 }
@@ -147,7 +157,9 @@ mod tests {
         metrics.denial(Code::Denied);
         metrics.run_started();
         metrics.run_ended(Status::Failed, 2.0);
-        let text = metrics.text().expect("counters encode");
+        let text = metrics.text(None, Timestamp::UNIX_EPOCH);
+        let text = text.expect("counters encode");
+        assert!(text.ends_with("# EOF\n"), "{text}");
         for line in [
             "quaymaster_http_requests_total{route=\"/ping\",status=\"200\"} 1",
             "quaymaster_denials_total{code=\"denied\"} 1",

@@ -354,6 +354,7 @@ mod tests {
             Code::StillRunning,
             Code::ApplyConflict,
             Code::ChartUnavailable,
+            Code::RotationRefused,
         ] {
             let json = serde_json::to_string(&code).expect("a code is serializable");
             assert_eq!(json, format!("\"{}\"", code.word()));

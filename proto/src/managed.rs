@@ -32,6 +32,31 @@ pub enum Freshness {
     Unknown,
 }
 
+impl Freshness {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Fresh,
+        Self::Waiting,
+        Self::Changing,
+        Self::Kept,
+        Self::Failing,
+        Self::Unknown,
+    ];
+
+    /// Returns the word as it stands on the wire.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Fresh => "fresh",
+            Self::Waiting => "waiting",
+            Self::Changing => "changing",
+            Self::Kept => "kept",
+            Self::Failing => "failing",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 /// One Secret that is kept fresh.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManagedSecret {
@@ -88,7 +113,7 @@ pub struct ManagedCredential {
 /// A list of Secrets that are kept fresh.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManagedList {
-    /// In the order of cluster, namespace and name.
+    /// In the order of cluster, namespace, app and name.
     pub secrets: Vec<ManagedSecret>,
     /// How soon a new version in Vault is noticed, by KV mount and folder; on the admin socket only.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -136,4 +161,52 @@ pub struct Taken {
     /// The run that was begun; unset where the agent looks first whether there is anything to do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<RunId>,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::de::DeserializeOwned;
+
+    use super::*;
+
+    /// Reads a recorded body and writes it again.
+    fn kept<T: Serialize + DeserializeOwned>(golden: &str) -> T {
+        let recorded: serde_json::Value = serde_json::from_str(golden).expect("JSON");
+        let read: T = serde_json::from_str(golden).expect("the type reads its recorded body");
+        let written = serde_json::to_value(&read).expect("it is serializable");
+        assert_eq!(written, recorded);
+        read
+    }
+
+    #[test]
+    fn recorded_bodies_are_read_and_written_the_same() {
+        let list: ManagedList = kept(include_str!("../golden/managed_list.json"));
+        assert_eq!(list.secrets[0].freshness, Freshness::Kept);
+        assert_eq!(list.secrets[1].expires_in_seconds, None);
+        let changed: Changed = kept(include_str!("../golden/changed.json"));
+        assert_eq!(changed.paths.len(), 2);
+        let name: SecretName = kept(include_str!("../golden/secret_name.json"));
+        assert_eq!(name.name, "shop-db");
+        let taken: Taken = kept(include_str!("../golden/taken.json"));
+        assert_eq!(taken.run, Some(RunId::from_bits(2)));
+    }
+
+    #[test]
+    fn requests_take_no_unknown_field_and_answers_may_gain_some() {
+        assert!(serde_json::from_str::<Changed>(r#"{"paths":[],"path":"kv/a"}"#).is_err());
+        let name = |text| serde_json::from_str::<SecretName>(text);
+        assert!(name(r#"{"name":"db","namespaces":"shop"}"#).is_err());
+        assert_eq!(name(r#"{"name":"db"}"#).expect("valid").cluster, None);
+        let newer = r#"{"secrets":[],"more":1}"#;
+        let list: ManagedList = serde_json::from_str(newer).expect("a newer agent's answer");
+        assert_eq!(list.secrets, []);
+    }
+
+    #[test]
+    fn words_and_serde_agree() {
+        for word in Freshness::ALL {
+            let json = serde_json::to_string(&word).expect("a word is serializable");
+            assert_eq!(json, format!("\"{}\"", word.word()));
+        }
+    }
 }

@@ -11,6 +11,7 @@ mod client;
 mod conflicts;
 mod contract;
 mod deploy;
+mod desk;
 mod examples;
 mod faults;
 mod history;

@@ -3,7 +3,9 @@
 //! Called by `main`. The doc comments of the fields are the help text. Tokens are deliberately no
 //! arguments: a process list must never show one.
 
+use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Args;
@@ -14,6 +16,7 @@ use proto::ids::ClusterName;
 use proto::ids::DeployName;
 use proto::ids::Namespace;
 use proto::ids::RunId;
+use proto::ids::dns_subdomain;
 
 use crate::exit;
 
@@ -28,6 +31,8 @@ Examples:
   quaymaster log --follow r0123...          follow a run that another job started
   quaymaster history                        the revisions of the project's app
   quaymaster rollback --to 7                put revision 7 back and wait for the verdict
+  quaymaster secrets list                   the project's Secrets that are kept fresh
+  quaymaster secrets changed kv/shop/api    that path was just written: take it now
   quaymaster whoami                         who am I to the agent, which rules match
 
 Environment:
@@ -98,6 +103,11 @@ pub(crate) enum Command {
     Rollback(Rollback),
     /// Show the revisions of an app, newest first; * marks the current one
     History(AppOf),
+    /// Write Secrets alone, and look after those that are kept fresh
+    #[command(subcommand)]
+    Secrets(Secrets),
+    /// All Secrets that this agent keeps fresh; for the operator, on the admin socket
+    Managed(Managed),
     /// Say who the caller is to the agent and which rules match
     Whoami,
     /// Print the versions of the client and the agent
@@ -197,6 +207,117 @@ pub(crate) struct Rollback {
     pub(crate) key: Key,
 }
 
+/// `quaymaster secrets`: what a project does with its own Secrets.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Secrets {
+    /// Write the Secrets of a folder's quaymaster.yaml, which names nothing else to deploy, and wait
+    /// for the verdict
+    Apply(Apply),
+    /// List the project's Secrets that are kept fresh, and how each stands
+    List,
+    /// Replace everything in a Secret that can be replaced, now
+    Rotate(SecretOf),
+    /// Say that paths in Vault were just written; the agent looks at them now
+    Changed {
+        /// Mount and path, as 'vault kv put' takes them
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<String>,
+    },
+    /// Stop keeping a Secret fresh; its values stay, its credentials end by themselves
+    Forget(SecretOf),
+}
+
+/// `quaymaster secrets apply`.
+#[derive(Debug, Args)]
+pub(crate) struct Apply {
+    /// The folder that holds quaymaster.yaml
+    #[arg(default_value = ".")]
+    pub(crate) dir: PathBuf,
+    /// Say what would be written; write nothing
+    #[arg(long, conflicts_with = "detach")]
+    pub(crate) dry_run: bool,
+    /// Do not wait: print the run's id once it is accepted
+    #[arg(long)]
+    pub(crate) detach: bool,
+    #[command(flatten)]
+    pub(crate) waiting: Waiting,
+    #[command(flatten)]
+    pub(crate) key: Key,
+}
+
+/// Which Secret of the project.
+#[derive(Debug, Args)]
+pub(crate) struct SecretOf {
+    /// The Secret
+    pub(crate) name: String,
+    /// Its cluster [default: the only one that has a Secret of this name]
+    #[arg(long)]
+    pub(crate) cluster: Option<ClusterName>,
+    /// Its namespace [default: the only one that has a Secret of this name]
+    #[arg(long)]
+    pub(crate) namespace: Option<Namespace>,
+}
+
+/// `quaymaster managed`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Uses the admin socket: --socket, or /run/quaymaster/admin/quaymaster.sock. $QUAYMASTER_SOCKET and \
+tokens are of no account here.")]
+pub(crate) struct Managed {
+    #[command(subcommand)]
+    pub(crate) command: ManagedCommand,
+}
+
+/// What the operator does with them.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ManagedCommand {
+    /// List all Secrets that are kept fresh, and how soon changes in Vault are noticed
+    List,
+    /// Show one with everything that is known
+    Show {
+        /// The Secret
+        #[arg(value_name = "CLUSTER/NAMESPACE/NAME")]
+        secret: FullName,
+    },
+    /// Replace everything in one that can be replaced, now
+    Rotate {
+        /// The Secret
+        #[arg(value_name = "CLUSTER/NAMESPACE/NAME")]
+        secret: FullName,
+    },
+}
+
+/// A Secret by cluster, namespace and name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct FullName {
+    cluster: ClusterName,
+    namespace: Namespace,
+    name: String,
+}
+
+impl FromStr for FullName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let expected =
+            || "expected CLUSTER/NAMESPACE/NAME, as 'managed list' shows them".to_owned();
+        let (cluster, rest) = text.split_once('/').ok_or_else(expected)?;
+        let (namespace, name) = rest.split_once('/').ok_or_else(expected)?;
+        dns_subdomain(name).map_err(|_error| expected())?;
+        Ok(Self {
+            cluster: cluster.parse().map_err(|_error| expected())?,
+            namespace: namespace.parse().map_err(|_error| expected())?,
+            name: name.to_owned(),
+        })
+    }
+}
+
+impl fmt::Display for FullName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.cluster, self.namespace, self.name)
+    }
+}
+
 /// `quaymaster list`.
 #[derive(Debug, Args)]
 pub(crate) struct List {
@@ -269,6 +390,7 @@ mod tests {
     use clap::CommandFactory;
 
     use super::Arguments;
+    use super::FullName;
     use super::duration;
 
     #[test]
@@ -292,6 +414,17 @@ mod tests {
             "1é",
         ] {
             assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_full_name_has_three_parts_and_goes_into_a_path_as_it_is() {
+        let name: FullName = "prod/shop/shop.db".parse().expect("valid");
+        assert_eq!(name.to_string(), "prod/shop/shop.db");
+        for bad in [
+            "shop-db", "shop/db", "a/b/c/d", "a/b/", "/b/c", "a/b/C", "a/b/c?x",
+        ] {
+            assert!(bad.parse::<FullName>().is_err(), "{bad}");
         }
     }
 

@@ -1,14 +1,11 @@
 //! What each command does, from arguments to the exit code.
 //!
 //! Called by `main`. A command asks the agent through `follow` and tells the answer through
-//! `output`; it decides nothing about the run itself.
+//! `output`, mostly by way of `session`; it decides nothing about the run itself.
 
-use std::cell::OnceCell;
-use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::header::HeaderValue;
 use proto::app::App;
 use proto::error::Code;
 use proto::error::Problem;
@@ -20,58 +17,39 @@ use proto::report::Status;
 use proto::report::Version;
 use proto::report::WhoAmI;
 use serde_json::Value;
-use tokio::signal::unix::SignalKind;
-use tokio::signal::unix::signal;
 
 use crate::apps;
 use crate::apps::Place;
 use crate::args::AppOf;
 use crate::args::Command;
 use crate::args::Deploy;
-use crate::args::Key;
 use crate::args::List;
 use crate::args::Plan;
 use crate::args::Rollback;
 use crate::args::Run;
 use crate::exit::Exit;
-use crate::expand::Environment;
 use crate::follow;
 use crate::follow::Submission;
 use crate::follow::Told;
 use crate::follow::Until;
-use crate::output::Output;
 use crate::pack;
-use crate::patience;
 use crate::patience::Patience;
 use crate::progress::Progress;
 use crate::render;
 use crate::saved;
-use crate::wire::Agent;
+use crate::secrets;
+use crate::session::Ended;
+use crate::session::Order;
+use crate::session::Session;
+use crate::session::ask;
+use crate::session::idempotency_key;
+use crate::session::interrupted;
+use crate::session::packed;
+use crate::session::stopped;
+use crate::session::submit;
+use crate::session::tell_end;
+use crate::session::tell_result;
 use crate::wire::Call;
-
-/// The longest that commands other than those that wait may take.
-const SHORT: Duration = Duration::from_secs(90);
-
-/// What commands work with.
-pub(crate) struct Session<'a> {
-    /// The agent.
-    pub(crate) agent: &'a Agent,
-    /// The job's environment.
-    pub(crate) environment: &'a Environment,
-    /// Where to tell.
-    pub(crate) output: &'a mut Output,
-}
-
-/// What a request for a run is to be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Order {
-    /// A deploy or rollback whose verdict is waited for.
-    Deploy,
-    /// A deploy or rollback that goes on alone.
-    Detached,
-    /// A dry run.
-    Plan,
-}
 
 /// Runs a command, tells its answer and returns the exit code.
 pub(crate) async fn run(session: &mut Session<'_>, command: Command) -> Exit {
@@ -94,6 +72,8 @@ pub(crate) async fn run(session: &mut Session<'_>, command: Command) -> Exit {
         Command::Cancel(Run { run }) => cancel(session, &run).await,
         Command::Rollback(rollback) => roll_back(session, rollback).await,
         Command::History(app) => history(session, &app).await,
+        Command::Secrets(command) => secrets::secrets(session, command).await,
+        Command::Managed(managed) => secrets::managed(session, managed).await,
         Command::Whoami => whoami(session).await,
         Command::Version => version(session).await,
     };
@@ -129,17 +109,6 @@ async fn deploy(session: &mut Session<'_>, arguments: &Deploy) -> Result<Exit, P
     Ok(tell_end(session.output, &ended))
 }
 
-/// Tells a verdict, or the id of a run that goes on alone.
-fn tell_end(output: &mut Output, ended: &Ended) -> Exit {
-    match ended {
-        Ended::Over(report) => tell_result(output, report),
-        Ended::Detached(accepted) => {
-            output.answer(&accepted.json, &format!("{}\n", accepted.value.id));
-            Exit::Done
-        }
-    }
-}
-
 async fn plan(session: &mut Session<'_>, arguments: &Plan) -> Result<Exit, Problem> {
     let bundle = packed(session, &arguments.dir)?;
     let submission = Submission {
@@ -168,16 +137,6 @@ async fn plan(session: &mut Session<'_>, arguments: &Plan) -> Result<Exit, Probl
     })
 }
 
-/// Packs a folder and tells what was packed.
-fn packed(session: &mut Session<'_>, dir: &Path) -> Result<pack::Bundle, Problem> {
-    let bundle = pack::pack(dir, session.environment).map_err(pack::PackError::problem)?;
-    for (name, size) in &bundle.files {
-        let text = format!("packed {name} ({size} bytes)");
-        session.output.progress(Progress::Detail(text));
-    }
-    Ok(bundle)
-}
-
 /// Whether a bundle has the saved plan that the run has to keep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Bound {
@@ -196,46 +155,6 @@ const fn path(order: Order, bound: Bound) -> &'static str {
         (Order::Plan, Bound::ToNothing) => "/v1/deploys?dry_run=true",
         (Order::Plan, Bound::ToPlan) => "/v1/deploys?dry_run=true&plan=.quaymaster-plan.json",
     }
-}
-
-/// Submits, and unless detached follows to the verdict.
-async fn submit(
-    session: &mut Session<'_>,
-    order: Order,
-    submission: Submission,
-    limit: Duration,
-) -> Result<Ended, Problem> {
-    let started = OnceCell::new();
-    let agent = session.agent;
-    let output = &mut *session.output;
-    output.leave_verdict();
-    let work = async {
-        let patience = &mut Patience::new(limit);
-        let mut tell = |progress: Progress<'_>| output.progress(progress);
-        let accepted = follow::submit(agent, submission, patience, &started, &mut tell).await?;
-        let run = accepted.value.id.clone();
-        if order == Order::Detached {
-            return Ok(Ended::Detached(accepted));
-        }
-        tell(Progress::Notice(format!("run {run}")));
-        follow::follow(agent, &run, Until::End, patience, &mut tell).await?;
-        let report = follow::verdict(agent, &run, patience, &mut tell).await?;
-        Ok(Ended::Over(Box::new(report)))
-    };
-    let ended = tokio::select! {
-        ended = work => ended,
-        // Nothing is lost: the run belongs to the agent, and its id is told.
-        () = interrupted() => Err(stopped(started.get())),
-    };
-    ended.map_err(|problem| with_run(problem, started.get()))
-}
-
-/// How a submission ended.
-enum Ended {
-    /// With a verdict.
-    Over(Box<Told<Report>>),
-    /// With an id.
-    Detached(Told<proto::report::Accepted>),
 }
 
 /// Follows or prints the log of a run.
@@ -395,80 +314,4 @@ async fn version(session: &mut Session<'_>) -> Result<Exit, Problem> {
     let text = format!("client {ours}\nagent  {text}\n");
     session.output.document(&document, &text);
     Ok(Exit::Done)
-}
-
-/// Makes one bounded call.
-async fn ask<T: serde::de::DeserializeOwned>(
-    agent: &Agent,
-    call: &Call,
-) -> Result<Told<T>, Problem> {
-    let late = |_| Problem::new(Code::Unavailable, "the agent did not answer in time");
-    let answer = tokio::time::timeout(SHORT, agent.call(call)).await;
-    follow::told(answer.map_err(late)?.map_err(|error| error.problem())?)
-}
-
-fn tell_result(output: &mut Output, report: &Told<Report>) -> Exit {
-    output.answer(&report.json, &render::result(&report.value));
-    Exit::of_status(report.value.status)
-}
-
-/// Returns the given key, or a fresh one.
-fn idempotency_key(key: &Key) -> Result<HeaderValue, Problem> {
-    let text = key
-        .idempotency_key
-        .clone()
-        .unwrap_or_else(|| format!("{:016x}{:016x}", patience::random(0), patience::random(1)));
-    let is_key =
-        (1..=255).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
-    let wrong = || {
-        let text = "--idempotency-key takes 1 to 255 visible ASCII characters without blanks";
-        Problem::new(Code::BadRequest, text)
-    };
-    HeaderValue::from_str(&text)
-        .ok()
-        .filter(|_| is_key)
-        .ok_or_else(wrong)
-}
-
-/// Adds to a problem that a run is on whose end is not known here.
-fn with_run(mut problem: Problem, run: Option<&RunId>) -> Problem {
-    let Some(run) = run else { return problem };
-    problem
-        .instance
-        .get_or_insert_with(|| format!("/v1/deploys/{run}"));
-    if !matches!(problem.code, Code::StillRunning) && problem.hint.is_none() {
-        problem.hint = Some(patience::go_on(run));
-    }
-    problem
-}
-
-/// Returns the problem that a signal ended the waiting.
-fn stopped(run: Option<&RunId>) -> Problem {
-    match run {
-        Some(run) => {
-            let text = format!("a signal ended the client; run {run} goes on");
-            Problem::new(Code::StillRunning, text).hint(patience::go_on(run))
-        }
-        None => Problem::new(
-            Code::Unavailable,
-            "a signal ended the client before the agent accepted the run",
-        )
-        .hint("quaymaster list shows whether it was accepted"),
-    }
-}
-
-/// Returns at SIGINT or SIGTERM.
-async fn interrupted() {
-    let (Ok(mut int), Ok(mut term)) = (
-        signal(SignalKind::interrupt()),
-        signal(SignalKind::terminate()),
-    ) else {
-        // Without handlers the default applies: the signal ends the process.
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        // Either signal means the same; losing the other is safe.
-        _ = int.recv() => {}
-        _ = term.recv() => {}
-    }
 }

@@ -142,6 +142,7 @@ mod tests {
         assert_eq!(number(Code::Unavailable), 30);
         assert_eq!(number(Code::StillRunning), 31);
         assert_eq!(number(Code::RolloutFailed), 10);
+        assert_eq!(number(Code::RotationRefused), 10);
         assert_eq!(number(Code::Cancelled), 40);
     }
 }

@@ -29,7 +29,10 @@ mod patience;
 mod follow;
 mod render;
 mod apps;
+mod kept;
 mod output;
+mod session;
+mod secrets;
 mod commands;
 
 use std::process::ExitCode;
@@ -39,17 +42,20 @@ use proto::error::Code;
 use proto::error::Problem;
 
 use crate::args::Arguments;
+use crate::args::Command;
 use crate::args::Global;
-use crate::commands::Session;
 use crate::exit::Exit;
 use crate::expand::Environment;
 use crate::log::Sections;
 use crate::output::Detail;
 use crate::output::Output;
+use crate::session::Session;
 use crate::wire::Agent;
 
 /// Where the agent's jobs socket is mounted unless said otherwise.
 const SOCKET: &str = "/run/quaymaster/jobs/quaymaster.sock";
+/// Where the operator finds the agent.
+const ADMIN_SOCKET: &str = "/run/quaymaster/admin/quaymaster.sock";
 
 fn main() -> ExitCode {
     let Arguments { global, command } = Arguments::parse();
@@ -68,7 +74,22 @@ fn main() -> ExitCode {
         Detail::Normal
     };
     let mut output = Output::new(global.output, detail, sections);
-    let done = agent(&global, &environment).and_then(|agent| {
+    let agent = match &command {
+        Command::Managed(_) => Ok(operators(&global)),
+        Command::Deploy(_)
+        | Command::Plan(_)
+        | Command::Status(_)
+        | Command::List(_)
+        | Command::Log(_)
+        | Command::Result(_)
+        | Command::Cancel(_)
+        | Command::Rollback(_)
+        | Command::History(_)
+        | Command::Secrets(_)
+        | Command::Whoami
+        | Command::Version => agent(&global, &environment),
+    };
+    let done = agent.and_then(|agent| {
         let mut session = Session {
             agent: &agent,
             environment: &environment,
@@ -94,6 +115,16 @@ fn agent(global: &Global, environment: &Environment) -> Result<Agent, Problem> {
         id_token: tokens::id_token(global.id_token_file.as_deref(), environment)?,
         vault_token: tokens::vault_token(global.vault_token_file.as_deref(), environment)?,
     })
+}
+
+/// The agent by its admin socket, where who may connect may ask: no token goes there.
+fn operators(global: &Global) -> Agent {
+    let socket = global.socket.clone();
+    Agent {
+        socket: socket.unwrap_or_else(|| ADMIN_SOCKET.into()),
+        id_token: None,
+        vault_token: None,
+    }
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, Problem> {

@@ -121,6 +121,14 @@ impl Call {
         }
     }
 
+    /// Carries JSON that does the same when it comes twice.
+    pub(crate) fn json(self, body: Bytes) -> Self {
+        Self {
+            body: Some(("application/json", body)),
+            ..self
+        }
+    }
+
     /// Says how long the agent is asked to wait before it answers.
     pub(crate) fn wait(self, wait: Duration) -> Self {
         Self { wait, ..self }

@@ -1,10 +1,11 @@
-//! The handlers of the admin socket: health, metrics, status, drain.
+//! The handlers of the admin socket: health, metrics, status, drain, Secrets that are kept fresh.
 //!
 //! Called by [`super`]. The socket's mode is the authorization: who may connect is the operator.
 
 use http::StatusCode;
 use proto::error::Code;
 use proto::ids::RunId;
+use proto::managed::SecretName;
 use serde::Serialize;
 
 use super::Site;
@@ -12,6 +13,8 @@ use super::answer::Answer;
 use super::answer::Refusal;
 use super::answer::full;
 use super::answer::json;
+use super::secrets::desk;
+use crate::rotation::Asker;
 
 /// What Prometheus reads.
 const METRICS_TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -58,7 +61,9 @@ pub fn readyz(site: &Site) -> Answer {
 
 /// Answers `GET /metrics`.
 pub fn metrics(site: &Site) -> Result<Answer, Refusal> {
-    let text = site.metrics.text();
+    let kept = site.rotation.as_ref();
+    let kept = kept.map(|desk| desk.list(&Asker::Operator));
+    let text = site.metrics.text(kept.as_ref(), site.clock.now());
     let text = text.map_err(|error| {
         tracing::error!(%error, "metrics cannot be written");
         Refusal::new(Code::Internal, "the metrics cannot be written")
@@ -90,4 +95,32 @@ pub fn drain(site: &Site) -> Answer {
             runs,
         },
     )
+}
+
+/// Answers `GET /v1/managed`.
+pub fn managed(site: &Site) -> Result<Answer, Refusal> {
+    Ok(json(StatusCode::OK, &desk(site)?.list(&Asker::Operator)))
+}
+
+/// Answers `GET /v1/managed/{cluster}/{namespace}/{name}`.
+pub fn managed_one(site: &Site, name: &SecretName) -> Result<Answer, Refusal> {
+    let list = desk(site)?.list(&Asker::Operator);
+    let mut secrets = list.secrets.iter();
+    let found = secrets.find(|secret| {
+        name.cluster.as_ref() == Some(&secret.cluster)
+            && name.namespace.as_ref() == Some(&secret.namespace)
+            && name.name == secret.name
+    });
+    let found = found.ok_or_else(|| {
+        Refusal::new(Code::NotFound, "no Secret of this name is kept fresh")
+            .hint("GET /v1/managed lists all of them")
+    })?;
+    Ok(json(StatusCode::OK, found))
+}
+
+/// Answers `POST /v1/managed/{cluster}/{namespace}/{name}/rotate`.
+pub fn managed_rotate(site: &Site, name: &SecretName) -> Result<Answer, Refusal> {
+    let taken = desk(site)?.rotate(&Asker::Operator, name)?;
+    tracing::info!(secrets = ?taken.secrets, "rotating, as the operator asked");
+    Ok(json(StatusCode::ACCEPTED, &taken))
 }

@@ -5,10 +5,8 @@
 
 use http::HeaderMap;
 use http::StatusCode;
-use http::header;
 use hyper::body::Incoming;
 use proto::app::Rollback;
-use proto::error::Code;
 use proto::report::Mode;
 use sha2::Digest;
 use sha2::Sha256;
@@ -24,6 +22,7 @@ use super::deploys::enter;
 use super::deploys::identify;
 use super::deploys::read;
 use super::guard::idempotency_key;
+use super::guard::plain_json;
 use super::route::AppName;
 
 /// Names, a number and a duration need no more.
@@ -34,7 +33,7 @@ const FORM: &str = "send {\"name\": \"app\"} and, where needed, cluster, namespa
 
 /// Answers `POST /v1/rollbacks`.
 pub async fn rollback(site: &Site, headers: &HeaderMap, body: Incoming) -> Result<Answer, Refusal> {
-    media_type(headers)?;
+    plain_json(headers)?;
     let arrived = arrive(site, headers, idempotency_key(headers)?).await?;
     let body = read(body, LIMIT, FORM, site.limits.body_time).await?;
     let digest = Sha256::digest(&body).into();
@@ -48,21 +47,6 @@ pub async fn rollback(site: &Site, headers: &HeaderMap, body: Incoming) -> Resul
         Ok(Wish::Revision(asked))
     };
     enter(site, arrived, Mode::Rollback, digest, wish).await
-}
-
-fn media_type(headers: &HeaderMap) -> Result<(), Refusal> {
-    let mut kinds = headers.get_all(header::CONTENT_TYPE).iter();
-    let is_json = kinds
-        .next()
-        .is_some_and(|kind| kind.as_bytes().eq_ignore_ascii_case(b"application/json"));
-    if is_json && kinds.next().is_none() && !headers.contains_key(header::CONTENT_ENCODING) {
-        return Ok(());
-    }
-    Err(Refusal::new(
-        Code::UnsupportedMediaType,
-        "the body is not announced as plain JSON",
-    )
-    .hint("send it with `Content-Type: application/json`"))
 }
 
 /// Answers `GET /v1/apps/{cluster}/{namespace}/{name}`.

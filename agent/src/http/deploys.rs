@@ -71,9 +71,26 @@ pub async fn submit(
     let packing = packing(headers)?;
     let key = idempotency_key(headers)?;
     let arrived = arrive(site, headers, key).await?;
+    let body = read_bundle(site, body).await?;
+    enter_bundle(site, arrived, mode, body, packing, plan).await
+}
+
+/// Reads a bundle.
+pub(super) async fn read_bundle(site: &Site, body: Incoming) -> Result<Bytes, Refusal> {
     let limit = site.limits.bundle.total;
     let hint = "send only the files that quaymaster.yaml names";
-    let body = read(body, limit, hint, site.limits.body_time).await?;
+    read(body, limit, hint, site.limits.body_time).await
+}
+
+/// Makes a run of a bundle, or finds the one that it made before.
+pub(super) async fn enter_bundle(
+    site: &Site,
+    arrived: Arrived,
+    mode: Mode,
+    body: Bytes,
+    packing: Packing,
+    plan: Option<String>,
+) -> Result<Answer, Refusal> {
     let digest = digest(&body, plan.as_deref());
     let wish = || {
         Ok(Wish::Bundle {
@@ -293,7 +310,8 @@ pub(super) fn decision() -> Result<String, Refusal> {
     })
 }
 
-fn packing(headers: &HeaderMap) -> Result<Packing, Refusal> {
+/// Reads how a bundle is packed.
+pub(super) fn packing(headers: &HeaderMap) -> Result<Packing, Refusal> {
     let refused = |what| {
         Refusal::new(Code::UnsupportedMediaType, what)
             .hint("send a tar as `application/x-tar`, or a tar.gz as `application/gzip`")

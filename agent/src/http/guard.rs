@@ -235,5 +235,24 @@ pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
     text.map(|text| Some(text.to_owned())).ok_or_else(refusal)
 }
 
+/// Checks that a body is announced as JSON and nothing more.
+///
+/// # Errors
+/// 415.
+pub fn plain_json(headers: &HeaderMap) -> Result<(), Refusal> {
+    let mut kinds = headers.get_all(header::CONTENT_TYPE).iter();
+    let is_json = kinds
+        .next()
+        .is_some_and(|kind| kind.as_bytes().eq_ignore_ascii_case(b"application/json"));
+    if is_json && kinds.next().is_none() && !headers.contains_key(header::CONTENT_ENCODING) {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        Code::UnsupportedMediaType,
+        "the body is not announced as plain JSON",
+    )
+    .hint("send it with `Content-Type: application/json`"))
+}
+
 #[cfg(test)]
 mod tests;

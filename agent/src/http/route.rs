@@ -8,9 +8,13 @@ use proto::ids::ClusterName;
 use proto::ids::DeployName;
 use proto::ids::Namespace;
 use proto::ids::RunId;
+use proto::ids::dns_subdomain;
+use proto::managed::SecretName;
 
 /// Where apps are.
 const APPS: &str = "/v1/apps/";
+/// Where the operator finds Secrets that are kept fresh.
+const MANAGED: &str = "/v1/managed/";
 
 /// Which socket a request came in by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +52,16 @@ pub enum Endpoint {
     Rollback,
     /// `GET /v1/apps/{cluster}/{namespace}/{name}`
     App(AppName),
+    /// `POST /v1/secrets`
+    ApplySecrets,
+    /// `GET /v1/secrets`
+    Secrets,
+    /// `POST /v1/secrets/changed`
+    SecretsChanged,
+    /// `POST /v1/secrets/rotate`
+    RotateSecret,
+    /// `POST /v1/secrets/forget`
+    ForgetSecret,
     /// `GET /livez`
     Livez,
     /// `GET /readyz`
@@ -58,6 +72,12 @@ pub enum Endpoint {
     Status,
     /// `POST /v1/drain`
     Drain,
+    /// `GET /v1/managed`
+    Managed,
+    /// `GET /v1/managed/{cluster}/{namespace}/{name}`
+    ManagedOne(SecretName),
+    /// `POST /v1/managed/{cluster}/{namespace}/{name}/rotate`
+    RotateManaged(SecretName),
 }
 
 /// Which app.
@@ -84,6 +104,19 @@ impl AppName {
             name: name.parse().ok()?,
         })
     }
+}
+
+/// Reads a Secret's cluster, namespace and name, and what follows them.
+fn secret(path: &str) -> Option<(SecretName, Option<&str>)> {
+    let mut parts = path.splitn(4, '/');
+    let (cluster, namespace, name) = (parts.next()?, parts.next()?, parts.next()?);
+    dns_subdomain(name).ok()?;
+    let secret = SecretName {
+        cluster: Some(cluster.parse().ok()?),
+        namespace: Some(namespace.parse().ok()?),
+        name: name.to_owned(),
+    };
+    Some((secret, parts.next()))
 }
 
 /// Why there is no endpoint.
@@ -124,6 +157,12 @@ fn job(method: &Method, path: &str) -> Result<Found, Miss> {
         "/v1/deploys" if *method == Method::GET => Ok(Endpoint::List),
         "/v1/deploys" => Err("GET, POST"),
         "/v1/rollbacks" => post(method, Endpoint::Rollback),
+        "/v1/secrets" if *method == Method::POST => Ok(Endpoint::ApplySecrets),
+        "/v1/secrets" if *method == Method::GET => Ok(Endpoint::Secrets),
+        "/v1/secrets" => Err("GET, POST"),
+        "/v1/secrets/changed" => post(method, Endpoint::SecretsChanged),
+        "/v1/secrets/rotate" => post(method, Endpoint::RotateSecret),
+        "/v1/secrets/forget" => post(method, Endpoint::ForgetSecret),
         _ if path.starts_with(APPS) => {
             let app = path.strip_prefix(APPS).and_then(AppName::parse);
             get(method, Endpoint::App(app.ok_or(Miss::Path)?))
@@ -152,7 +191,15 @@ fn admin(method: &Method, path: &str) -> Result<Found, Miss> {
         "/metrics" => get(method, Endpoint::Metrics),
         "/v1/status" => get(method, Endpoint::Status),
         "/v1/drain" => post(method, Endpoint::Drain),
-        _ => return Err(Miss::Path),
+        "/v1/managed" => get(method, Endpoint::Managed),
+        _ => {
+            let named = path.strip_prefix(MANAGED).and_then(secret);
+            match named.ok_or(Miss::Path)? {
+                (secret, None) => get(method, Endpoint::ManagedOne(secret)),
+                (secret, Some("rotate")) => post(method, Endpoint::RotateManaged(secret)),
+                (_, Some(_)) => return Err(Miss::Path),
+            }
+        }
     })
 }
 
@@ -188,11 +235,18 @@ impl Endpoint {
             Self::Cancel(_) => "/v1/deploys/{id}/cancel",
             Self::Rollback => "/v1/rollbacks",
             Self::App(_) => "/v1/apps/{cluster}/{namespace}/{name}",
+            Self::ApplySecrets | Self::Secrets => "/v1/secrets",
+            Self::SecretsChanged => "/v1/secrets/changed",
+            Self::RotateSecret => "/v1/secrets/rotate",
+            Self::ForgetSecret => "/v1/secrets/forget",
             Self::Livez => "/livez",
             Self::Readyz => "/readyz",
             Self::Metrics => "/metrics",
             Self::Status => "/v1/status",
             Self::Drain => "/v1/drain",
+            Self::Managed => "/v1/managed",
+            Self::ManagedOne(_) => "/v1/managed/{cluster}/{namespace}/{name}",
+            Self::RotateManaged(_) => "/v1/managed/{cluster}/{namespace}/{name}/rotate",
         }
     }
 
@@ -201,6 +255,7 @@ impl Endpoint {
     pub const fn parameters(&self) -> &'static [&'static str] {
         match self {
             Self::Submit => &["dry_run", "plan"],
+            Self::ApplySecrets => &["dry_run"],
             Self::List => &["limit", "after"],
             Self::Events(_) => &["since"],
             Self::Outcome(_) => &["wait"],
@@ -213,10 +268,17 @@ impl Endpoint {
             | Self::Cancel(_)
             | Self::Rollback
             | Self::App(_)
+            | Self::Secrets
+            | Self::SecretsChanged
+            | Self::RotateSecret
+            | Self::ForgetSecret
             | Self::Livez
             | Self::Metrics
             | Self::Status
-            | Self::Drain => &[],
+            | Self::Drain
+            | Self::Managed
+            | Self::ManagedOne(_)
+            | Self::RotateManaged(_) => &[],
         }
     }
 
@@ -240,14 +302,30 @@ impl Endpoint {
             | Self::Cancel(_)
             | Self::Rollback
             | Self::App(_)
-            | Self::Drain => false,
+            | Self::ApplySecrets
+            | Self::Secrets
+            | Self::SecretsChanged
+            | Self::RotateSecret
+            | Self::ForgetSecret
+            | Self::Drain
+            | Self::Managed
+            | Self::ManagedOne(_)
+            | Self::RotateManaged(_) => false,
         }
     }
 
     /// Says whether a request may have a body.
     #[must_use]
     pub const fn takes_body(&self) -> bool {
-        matches!(self, Self::Submit | Self::Rollback)
+        matches!(
+            self,
+            Self::Submit
+                | Self::Rollback
+                | Self::ApplySecrets
+                | Self::SecretsChanged
+                | Self::RotateSecret
+                | Self::ForgetSecret
+        )
     }
 }
 
@@ -279,7 +357,9 @@ mod tests {
             "/v1/apps/demo/flask/app/",
             "/v1/apps/demo/flask/app/1",
             "/v1/apps/demo/%66lask/app",
-            "/v1/secrets",
+            "/v1/secrets/",
+            "/v1/secrets/shop-db",
+            "/v1/managed",
             "/v1/reload",
             "/metrics",
         ] {
@@ -303,6 +383,41 @@ mod tests {
         );
         assert_eq!(find(Method::GET, "/v1/rollbacks"), method("POST"));
         assert_eq!(find(Method::POST, "/v1/apps/demo/flask/app"), method("GET"));
+        assert_eq!(find(Method::DELETE, "/v1/secrets"), method("GET, POST"));
+        for leaf in ["changed", "rotate", "forget"] {
+            let path = format!("/v1/secrets/{leaf}");
+            assert_eq!(find(Method::GET, &path), method("POST"), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_managed_secret_is_named_by_three_parts() {
+        let find = |method, path: &str| find(Socket::Admin, &method, path);
+        let secret = SecretName {
+            cluster: Some("demo".parse().expect("a name")),
+            namespace: Some("flask".parse().expect("a name")),
+            name: "db.main".to_owned(),
+        };
+        let path = "/v1/managed/demo/flask/db.main";
+        let one = Endpoint::ManagedOne(secret.clone());
+        assert_eq!(find(Method::GET, path), Ok(one));
+        let rotate = format!("{path}/rotate");
+        let asked = Endpoint::RotateManaged(secret);
+        assert_eq!(find(Method::POST, &rotate), Ok(asked));
+        let method = |allow| Err(Miss::Method { allow });
+        assert_eq!(find(Method::GET, &rotate), method("POST"));
+        assert_eq!(find(Method::POST, path), method("GET"));
+        for path in [
+            "/v1/managed/",
+            "/v1/managed/demo/flask",
+            "/v1/managed/demo/flask/",
+            "/v1/managed/demo/flask/DB",
+            "/v1/managed/demo/flask/db/",
+            "/v1/managed/demo/flask/db/forget",
+            "/v1/managed/demo/flask/db/rotate/",
+        ] {
+            assert_eq!(find(Method::GET, path), Err(Miss::Path), "{path}");
+        }
     }
 
     #[test]

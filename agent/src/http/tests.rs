@@ -18,6 +18,7 @@ use proto::event::Body;
 use proto::event::Event;
 use proto::event::Level;
 use proto::event::Stage;
+use proto::managed::Freshness;
 use proto::report::Accepted;
 use proto::report::Action;
 use proto::report::Mode;
@@ -38,6 +39,7 @@ use super::brain::Wish;
 use super::route::AppName;
 use crate::app::Bound;
 use crate::app::Ending;
+use crate::app::Parts;
 use crate::auth::Identity;
 use crate::auth::Presented;
 use crate::clock::SystemClock;
@@ -51,6 +53,7 @@ mod client;
 mod drain;
 mod limits;
 mod runs;
+mod secrets;
 
 use client::Reply;
 use client::Tester;
@@ -74,15 +77,7 @@ impl World {
     }
 
     async fn start_in(folder: tempfile::TempDir, more: &str) -> Self {
-        let place = folder.path().display();
-        let text = format!(
-            "policy = \"/none\"\nstate_dir = \"{place}/state\"\n{more}\n\
-             [socket]\njobs = \"{place}/jobs/q.sock\"\nadmin = \"{place}/admin/q.sock\"\n\
-             [issuer]\nurl = \"https://gitlab\"\naudience = \"q\"\n\
-             [vault]\naddress = \"https://vault\"\n\
-             [cluster.demo]\nkubeconfig = \"/none\"\n"
-        );
-        let config = Config::read(&text, Environment::default()).expect("it is valid");
+        let config = config(&folder, more);
         let bound = Bound::with_brain(
             &config,
             "hash".to_owned(),
@@ -91,7 +86,10 @@ impl World {
             Arc::new(SystemClock),
             Vec::new(),
         );
-        let bound = bound.await.expect("it binds");
+        Self::run(bound.await.expect("it binds"), folder)
+    }
+
+    fn run(bound: Bound, folder: tempfile::TempDir) -> Self {
         let (signals, receiver) = mpsc::channel(2);
         let ended = tokio::spawn(bound.run(receiver));
         Self {
@@ -122,6 +120,19 @@ impl World {
             self.folder,
         )
     }
+}
+
+/// A configuration with its files in a folder, and more lines.
+fn config(folder: &tempfile::TempDir, more: &str) -> Config {
+    let place = folder.path().display();
+    let text = format!(
+        "policy = \"/none\"\nstate_dir = \"{place}/state\"\n{more}\n\
+         [socket]\njobs = \"{place}/jobs/q.sock\"\nadmin = \"{place}/admin/q.sock\"\n\
+         [issuer]\nurl = \"https://gitlab\"\naudience = \"q\"\n\
+         [vault]\naddress = \"https://vault\"\n\
+         [cluster.demo]\nkubeconfig = \"/none\"\n"
+    );
+    Config::read(&text, Environment::default()).expect("it is valid")
 }
 
 /// Bounds a wait for something that is to happen at once.
@@ -286,7 +297,7 @@ async fn refusals_carry_the_headers_that_belong_to_them() {
     let token = jobs.get("/v1/whoami").await;
     assert_eq!(token.code(), Code::TokenMissing);
     assert_eq!(token.header("www-authenticate"), Some("Bearer"));
-    assert_eq!(jobs.get("/v1/secrets").await.code(), Code::NotFound);
+    assert_eq!(jobs.get("/v1/no-such").await.code(), Code::NotFound);
 }
 
 #[tokio::test]
@@ -347,10 +358,9 @@ fn the_openapi_document_and_the_routes_agree() {
             listed.push(format!("{method} {path}"));
         }
     }
-    assert_eq!(listed.len(), 17, "{listed:?}");
+    assert_eq!(listed.len(), 25, "{listed:?}");
 }
 
-/// Every reference of the document leads somewhere.
 /// The words that a type takes, as its reader lists them when it meets another.
 fn words<T: serde::de::DeserializeOwned>() -> BTreeSet<String> {
     let refused = serde_json::from_str::<T>("\"no-such-word\"").err();
@@ -373,6 +383,7 @@ fn the_openapi_document_knows_every_word() {
         ("Mode", words::<Mode>()),
         ("Action", words::<Action>()),
         ("Stage", words::<Stage>()),
+        ("Freshness", words::<Freshness>()),
     ] {
         let told = document["components"]["schemas"][schema]["enum"].as_array();
         let told = told.into_iter().flatten().filter_map(|word| word.as_str());
@@ -381,6 +392,7 @@ fn the_openapi_document_knows_every_word() {
     }
 }
 
+/// Every reference of the document leads somewhere.
 #[test]
 fn the_references_of_the_openapi_document_hold() {
     let document: serde_json::Value = serde_json::from_str(super::OPENAPI).expect("JSON");
