@@ -21,6 +21,7 @@ mod leaks;
 mod lifecycle;
 mod locks;
 mod manifests;
+mod outages;
 mod pages;
 mod plans;
 mod reads;
