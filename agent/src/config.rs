@@ -117,6 +117,7 @@ fn read(reader: &mut Reader) -> Option<Config> {
     let render = Render {
         helm: reader.path("render.helm"),
         kubectl: reader.path("render.kubectl"),
+        charts_ca_file: reader.path("render.charts_ca_file"),
     };
     let clusters = clusters(reader);
     Some(Config {

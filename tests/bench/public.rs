@@ -106,7 +106,7 @@ async fn one(
     let played = objects
         .iter()
         .any(|object| object.id.gvk.kind == "APIService");
-    let timeout = if played { "30s" } else { "120s" };
+    let timeout = if played { "75s" } else { "150s" };
     let mut row = Row::of(ours(&world, set, dir.path(), timeout).await?);
     peers.clear().await?;
     if !options.alone {

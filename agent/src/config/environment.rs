@@ -17,7 +17,7 @@ const CLIENT: [&str; 3] = [
 ];
 
 /// Variables without prefix, in lower case, and the keys that they set.
-const KEYS: [(&str, &str); 23] = [
+const KEYS: [(&str, &str); 24] = [
     ("policy", "policy"),
     ("state_dir", "state_dir"),
     ("drain_timeout", "drain_timeout"),
@@ -40,6 +40,7 @@ const KEYS: [(&str, &str); 23] = [
     ("vault_timeout", "vault.timeout"),
     ("render_helm", "render.helm"),
     ("render_kubectl", "render.kubectl"),
+    ("render_charts_ca_file", "render.charts_ca_file"),
     ("config", ""),
 ];
 

@@ -100,6 +100,8 @@ pub struct Render {
     pub helm: Option<PathBuf>,
     /// kubectl, for kustomize.
     pub kubectl: Option<PathBuf>,
+    /// PEM roots that servers of charts may have beside the machine's; unset: none.
+    pub charts_ca_file: Option<PathBuf>,
 }
 
 /// One cluster.
