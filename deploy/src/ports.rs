@@ -4,6 +4,9 @@
 //! the in-memory doubles and the real adapters. All calls have their own timeouts inside the
 //! adapter. A timed-out read is [`Class::Upstream`]; a timed-out write is
 //! [`Class::OutcomeUnknown`]. Adapters do not retry: [`crate::backoff`] does.
+//!
+//! [`Class::Upstream`]: crate::class::Class::Upstream
+//! [`Class::OutcomeUnknown`]: crate::class::Class::OutcomeUnknown
 
 mod charts;
 mod cluster;
