@@ -125,6 +125,7 @@ fn read(reader: &mut Reader) -> Option<Config> {
     let render = Render {
         helm: reader.path("render.helm"),
         kubectl: reader.path("render.kubectl"),
+        charts_ca_file: reader.path("render.charts_ca_file"),
     };
     let identified = vault.as_ref().is_some_and(|vault| vault.identity.is_some());
     let rotation = rotation(reader, identified);

@@ -37,6 +37,7 @@ use deploy::ports::Renderer;
 use deploy::principal::Actor;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use reqwest::Certificate;
 use tokio::sync::Semaphore;
 
 use self::child::Child;
@@ -55,18 +56,21 @@ pub struct Programs {
     helm: Option<PathBuf>,
     kubectl: Option<PathBuf>,
     base: PathBuf,
+    /// What servers of charts may have beside the machine's roots.
+    roots: Vec<Certificate>,
     slots: Arc<Semaphore>,
 }
 
 impl Programs {
-    /// Takes the programs, and a folder of ours for the runs' own folders; what a killed agent left
-    /// there is removed.
+    /// Takes the programs, a file of roots for servers of charts, and a folder of ours for the runs' own
+    /// folders; what a killed agent left there is removed.
     ///
     /// # Errors
-    /// When the folder cannot be made or emptied.
+    /// When the folder cannot be made or emptied, or the file has no certificates.
     pub fn new(
         helm: Option<PathBuf>,
         kubectl: Option<PathBuf>,
+        charts_ca_file: Option<&Path>,
         base: &Path,
     ) -> Result<Self, io::Error> {
         folder::empty(base)?;
@@ -74,6 +78,7 @@ impl Programs {
             helm,
             kubectl,
             base: base.to_owned(),
+            roots: charts_ca_file.map_or_else(|| Ok(Vec::new()), remote::roots)?,
             slots: Arc::new(Semaphore::new(AT_A_TIME)),
         })
     }
@@ -319,7 +324,7 @@ fn lay_out(chart: &Chart, place: &Folder) -> Result<Vec<OsString>, io::Error> {
 
 impl Renderer for Rendering {
     fn fetch<'a>(&'a self, chart: &'a ChartRef) -> BoxFuture<'a, Result<Fetched, ChartError>> {
-        remote::fetch(chart).boxed()
+        remote::fetch(chart, &self.programs.roots).boxed()
     }
 
     fn kustomize<'a>(

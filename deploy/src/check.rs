@@ -18,6 +18,8 @@ use futures::FutureExt as _;
 use futures::StreamExt as _;
 use proto::report::Action;
 use proto::report::FieldChange;
+use proto::report::KeyChange;
+use serde_json::Value;
 
 use self::examine::Case;
 use self::examine::Finding;
@@ -34,9 +36,11 @@ use crate::object::Origin;
 use crate::plan::Content;
 use crate::plan::Live;
 use crate::plan::Plan;
+use crate::plan::Step;
 use crate::plan::WIDTH;
 use crate::ports::ClusterError;
 use crate::ports::Ports;
+use crate::ports::SecretView;
 use crate::principal::Actor;
 use crate::resolve::Draft;
 use crate::secret::Secret;
@@ -243,6 +247,7 @@ fn stand_ins(spec: &SecretSpec, draft: Option<&Draft>) -> BTreeMap<String, Secre
 
 /// Takes the server's view into the step.
 fn settle(plan: &mut Plan, index: usize, observed: &BTreeMap<ObjectId, Live>, finding: Finding) {
+    let by_helm = plan.by_helm(&plan.steps[index]);
     let step = &mut plan.steps[index];
     let Finding {
         terms,
@@ -270,6 +275,11 @@ fn settle(plan: &mut Plan, index: usize, observed: &BTreeMap<ObjectId, Live>, fi
                     step.reason = names(&step.fields);
                 }
             }
+            if let Some(Live::Secret(view)) = observed.get(&step.id)
+                && by_helm
+            {
+                settle_secret(step, view, &after);
+            }
             step.checked = Some(applied);
         }
     }
@@ -285,6 +295,30 @@ fn settle(plan: &mut Plan, index: usize, observed: &BTreeMap<ObjectId, Live>, fi
     }
     if terms != Terms::default() {
         plan.terms.insert(step.id.clone(), terms);
+    }
+}
+
+/// A Secret of a chart whose values are all right: what else it has is Helm's, so only the server's view says
+/// whether it changes.
+fn settle_secret(step: &mut Step, view: &SecretView, after: &Value) {
+    let right = |key: &KeyChange| key.action == Action::Same && view.values.contains_key(&key.key);
+    if step.keys.len() != view.values.len() || !step.keys.iter().all(right) {
+        return;
+    }
+    let bare = |secret: &Value| {
+        let mut secret = secret.clone();
+        if let Some(fields) = secret.as_object_mut() {
+            fields.retain(|field, _| !matches!(field.as_str(), "data" | "stringData"));
+        }
+        secret
+    };
+    step.fields = fields::changes(&step.id.gvk, &bare(&view.rest), &bare(after));
+    if step.fields.is_empty() {
+        step.action = Action::Same;
+        "every key has the value that is wanted".clone_into(&mut step.reason);
+    } else {
+        step.action = Action::Change;
+        step.reason = names(&step.fields);
     }
 }
 

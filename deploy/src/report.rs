@@ -392,10 +392,18 @@ pub fn of_lost_lock(reins: &Reins, failure: &ApplyFailure) -> Problem {
 }
 
 fn kept(failure: &ApplyFailure) -> String {
-    match failure.written.len() {
-        0 => "nothing was written".to_owned(),
-        1 => "1 object was written before and is kept".to_owned(),
-        many => format!("{many} objects were written before and are kept"),
+    let before = match failure.written.len() {
+        0 => None,
+        1 => Some("1 object was written before and is kept".to_owned()),
+        many => Some(format!("{many} objects were written before and are kept")),
+    };
+    let by_helm = charts::may_have_written(&failure.error);
+    match (before, by_helm) {
+        (None, false) => "nothing was written".to_owned(),
+        (Some(before), false) => before,
+        // Helm does not say how far it came.
+        (None, true) => "what Helm had written by then is kept".to_owned(),
+        (Some(before), true) => format!("{before}, and so is what Helm had written by then"),
     }
 }
 

@@ -90,23 +90,27 @@ async fn one(
     set.fetch(&options.from, dir.path()).await?;
     let mut world = World::without_agent("public").await?;
     world.use_programs(programs.clone());
-    let rendered = match set.rendered(dir.path(), tools, &world.namespace).await {
+    let namespace = world.namespace.clone();
+    let rendered = async |more: &[&str]| set.rendered(dir.path(), tools, &namespace, more).await;
+    let whole = match rendered(&[]).await {
         Ok(text) => text,
         Err(error) => return Ok(Row::unrendered(&error)),
     };
-    let read = manifest::rendered("rendered", rendered.as_bytes());
+    let read = manifest::rendered("rendered", whole.as_bytes());
     // What cannot be read is refused by the deploy in the same words.
     let objects = read.map(|read| read.objects).unwrap_or_default();
     grant(&world, &objects)?;
     world.grant_all().await?;
     world.start_agent().await?;
-    let peers = Peers::new(&world, tools, set, dir.path(), &rendered, &objects).await?;
+    // kubectl knows no hooks.
+    let plain = rendered(&["--no-hooks"]).await?;
+    let peers = Peers::new(&world, tools, set, dir.path(), &plain, &objects).await?;
     peers.namespaces(&objects).await?;
     // The pods that would answer for an aggregated API are only played.
     let played = objects
         .iter()
         .any(|object| object.id.gvk.kind == "APIService");
-    let timeout = if played { "30s" } else { "120s" };
+    let timeout = if played { "75s" } else { "150s" };
     let mut row = Row::of(ours(&world, set, dir.path(), timeout).await?);
     peers.clear().await?;
     if !options.alone {

@@ -525,6 +525,37 @@ async fn an_object_that_is_no_releases_is_a_conflict_already_in_the_plan() -> Re
 }
 
 #[tokio::test]
+async fn a_chart_with_a_secret_has_nothing_to_do_the_second_time() -> Result<()> {
+    let mut world = World::without_agent("helmsecret").await?;
+    let policy = world
+        .policy()
+        .replace("kinds = [", "kinds = [\"v1/Secret:app-own\", ");
+    std::fs::write(world.policy_path(), policy)?;
+    world.start_agent().await?;
+    let template = "apiVersion: v1\nkind: Secret\nmetadata: { name: app-own, labels: { a: b } }\nstringData: { password: quite-secret, user: me }\n";
+    let mut chart = Chart::of(template);
+    for (round, expected) in [(1, "Helm wrote release"), (2, "nothing to do")] {
+        let done = chart.deploy(&world, "").await?;
+        ended_with(&done, 200)?;
+        ensure!(done.log.contains(expected), "{round}: {}", done.log);
+        ensure!(!done.log.contains("quite-secret"), "{}", done.log);
+    }
+    ensure!(history(&world).await?.len() == 1);
+    for changed in [
+        template.replace("a: b", "a: c"),
+        template.replace(", user: me", ""),
+        template.replace("quite", "very"),
+    ] {
+        chart.put("chart/templates/all.yaml", &changed);
+        let done = chart.deploy(&world, "").await?;
+        ended_with(&done, 200)?;
+        ensure!(done.log.contains("~ change v1/Secret"), "{}", done.log);
+    }
+    ensure!(history(&world).await?.len() == 4);
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_cluster_scoped_object_of_a_chart_may_name_a_namespace() -> Result<()> {
     let mut world = World::without_agent("helmwide").await?;
     let policy = world.policy().replace(

@@ -508,3 +508,83 @@ async fn a_registry_gets_the_token_that_it_asks_for_and_nobody_else_does() -> Re
         &["without credentials"],
     )
 }
+
+/// Runs a program in a folder; complains with what it said.
+async fn ran(folder: &std::path::Path, program: &str, words: &str) -> Result<()> {
+    let output = tokio::process::Command::new(program)
+        .args(words.split(' '))
+        .current_dir(folder)
+        .output()
+        .await?;
+    let err = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{program} {words}: {err}");
+    Ok(())
+}
+
+/// A TLS server of the files of a folder, with a certificate of an authority of its own (`ca.pem` there).
+async fn tls(folder: &std::path::Path) -> Result<(tokio::process::Child, String)> {
+    use tokio::io::AsyncBufReadExt as _;
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -x509";
+    let authority = format!("req {key} -subj /CN=authority -keyout ca.key -out ca.pem");
+    ran(folder, "openssl", &authority).await?;
+    let extensions = "-addext subjectAltName=IP:127.0.0.1 -addext basicConstraints=CA:FALSE";
+    let own = format!(
+        "req {key} -subj /CN=charts -CA ca.pem -CAkey ca.key {extensions} -keyout own.key -out own.pem"
+    );
+    ran(folder, "openssl", &own).await?;
+    let mut server = tokio::process::Command::new("openssl")
+        .args(["s_server", "-accept", "127.0.0.1:0", "-WWW"])
+        .args(["-cert", "own.pem", "-key", "own.key"])
+        .current_dir(folder)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .spawn()?;
+    let output = server.stdout.take().context("it has an output")?;
+    let mut lines = tokio::io::BufReader::new(output).lines();
+    while let Some(line) = lines.next_line().await? {
+        if let Some(address) = line.strip_prefix("ACCEPT ") {
+            let address = format!("https://{address}");
+            // Its output is read to the end, or it would stop at a full pipe.
+            tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+            return Ok((server, address));
+        }
+    }
+    anyhow::bail!("openssl does not listen")
+}
+
+#[tokio::test]
+async fn a_private_authority_is_taken_where_the_operator_names_it() -> Result<()> {
+    let mut world = World::without_agent("charttls").await?;
+    package(&world).await?;
+    let shelf = world.dir().join("shelf");
+    std::fs::create_dir_all(&shelf)?;
+    std::fs::rename(
+        world.dir().join("web-1.2.3.tgz"),
+        shelf.join("web-1.2.3.tgz"),
+    )?;
+    helm(&world, &["repo", "index", "shelf"]).await?;
+    let (_server, address) = tls(&shelf).await?;
+    let policy = format!("{}charts = [\"{address}/*\"]\n", world.policy());
+    std::fs::write(world.policy_path(), policy)?;
+    world.start_agent().await?;
+    let chart = format!("chart: web, repo: '{address}', version: 1.2.3");
+    refused(
+        &deploy(&world, &chart).await?,
+        "chart_invalid",
+        &["certificate"],
+    )?;
+    world.kill_agent().await?;
+    let config = std::fs::read_to_string(world.config_path())?;
+    let named = format!(
+        "[render]\ncharts_ca_file = {:?}\n",
+        shelf.join("ca.pem").display().to_string()
+    );
+    std::fs::write(world.config_path(), config.replace("[render]\n", &named))?;
+    world.start_agent().await?;
+    let done = deploy(&world, &chart).await?;
+    ensure!(done.status() == 200, "{}\n{}", done.answer.text(), done.log);
+    ensure!(message(&world).await? == "hello", "{}", done.log);
+    Ok(())
+}

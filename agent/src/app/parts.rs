@@ -71,9 +71,10 @@ pub(super) async fn parts(config: &Config) -> Result<Parts, StartError> {
     let programs = Programs::new(
         config.render.helm.clone(),
         config.render.kubectl.clone(),
+        config.render.charts_ca_file.as_deref(),
         &base,
     )
-    .map_err(|source| setup("the folder for rendering".to_owned(), source))?;
+    .map_err(|source| setup("rendering".to_owned(), source))?;
     let mut renderers = BTreeMap::new();
     let mut clusters = BTreeMap::new();
     for (name, cluster) in &config.clusters {

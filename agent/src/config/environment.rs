@@ -17,7 +17,7 @@ const CLIENT: [&str; 3] = [
 ];
 
 /// Variables without prefix, in lower case, and the keys that they set.
-const KEYS: [(&str, &str); 33] = [
+const KEYS: [(&str, &str); 34] = [
     ("policy", "policy"),
     ("state_dir", "state_dir"),
     ("drain_timeout", "drain_timeout"),
@@ -53,6 +53,7 @@ const KEYS: [(&str, &str); 33] = [
     ("vault_identity_token_file", "vault.identity.token_file"),
     ("render_helm", "render.helm"),
     ("render_kubectl", "render.kubectl"),
+    ("render_charts_ca_file", "render.charts_ca_file"),
     ("config", ""),
 ];
 

@@ -104,6 +104,8 @@ pub struct Render {
     pub helm: Option<PathBuf>,
     /// kubectl, for kustomize.
     pub kubectl: Option<PathBuf>,
+    /// PEM roots that servers of charts may have beside the machine's; unset: none.
+    pub charts_ca_file: Option<PathBuf>,
 }
 
 /// How Secrets are kept fresh.

@@ -10,6 +10,8 @@ mod repository;
 mod wire;
 
 use std::fmt::Write as _;
+use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 use deploy::ports::ChartDigest;
@@ -17,6 +19,7 @@ use deploy::ports::ChartError;
 use deploy::ports::ChartRef;
 use deploy::ports::Fetched;
 use deploy::ports::Home;
+use reqwest::Certificate;
 use sha2::Digest as _;
 use sha2::Sha256;
 
@@ -27,9 +30,19 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// Bytes of an archive that are taken.
 const ARCHIVE: usize = 5 << 20;
 
+/// Reads roots that servers of charts may have beside the machine's.
+pub(super) fn roots(path: &Path) -> io::Result<Vec<Certificate>> {
+    let unusable = |problem: String| io::Error::other(format!("{}: {problem}", path.display()));
+    let pem = std::fs::read(path).map_err(|error| unusable(error.to_string()))?;
+    match Certificate::from_pem_bundle(&pem) {
+        Ok(roots) if !roots.is_empty() => Ok(roots),
+        _ => Err(unusable("has no usable PEM certificate".to_owned())),
+    }
+}
+
 /// Fetches a chart once; the caller tries again.
-pub(super) async fn fetch(chart: &ChartRef) -> Result<Fetched, ChartError> {
-    let wire = Wire::to(&chart.address)?;
+pub(super) async fn fetch(chart: &ChartRef, roots: &[Certificate]) -> Result<Fetched, ChartError> {
+    let wire = Wire::to(&chart.address, roots)?;
     let fetching = async {
         match chart.address.home() {
             Home::Registry { repository } => registry::fetch(wire, repository, chart).await,
@@ -79,6 +92,16 @@ fn verified(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_without_certificates_is_no_file_of_roots() {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        std::fs::write(file.path(), "no certificate\n").expect("it can be written");
+        for path in [file.path(), Path::new("/nonexistent/ca.pem")] {
+            let error = roots(path).expect_err("there are none").to_string();
+            assert!(error.contains(&path.display().to_string()), "{error}");
+        }
+    }
 
     #[test]
     fn one_other_byte_is_another_chart() {

@@ -7,6 +7,7 @@ use proto::error::Code;
 use proto::error::Problem;
 
 use super::of_cluster;
+use crate::apply::ApplyError;
 use crate::ports::ChartError;
 use crate::ports::RenderError;
 use crate::release::ReleaseError;
@@ -149,6 +150,26 @@ fn of_others(detail: String) -> Problem {
     )
 }
 
+/// Says whether Helm may have written when writing failed: it was at work, and did not come to an end.
+pub(super) const fn may_have_written(error: &ApplyError) -> bool {
+    match error {
+        ApplyError::Release(ReleaseError::Hook { .. }) => true,
+        ApplyError::Release(ReleaseError::Helm { source, .. }) => {
+            !matches!(source, RenderError::Missing { .. })
+        }
+        ApplyError::Release(
+            ReleaseError::Busy { .. }
+            | ReleaseError::NoEarlier { .. }
+            | ReleaseError::Cluster { .. }
+            | ReleaseError::Manifest { .. },
+        )
+        | ApplyError::Write { .. }
+        | ApplyError::Stuck { .. }
+        | ApplyError::Stopped
+        | ApplyError::Journal(_) => false,
+    }
+}
+
 /// Finds the code for what Helm said; its words are the API server's for the most part.
 fn of_helm(detail: &str, error: &RenderError) -> Problem {
     let detail = format!("{detail}: {error}");
@@ -192,6 +213,31 @@ fn of_helm(detail: &str, error: &RenderError) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::apply::ApplyFailure;
+    use crate::object::ObjectId;
+
+    #[test]
+    fn a_helm_that_was_ended_may_have_written() {
+        let told = |source, written: Vec<ObjectId>| {
+            let error = ReleaseError::Helm {
+                release: "web".to_owned(),
+                source,
+            };
+            let error = ApplyError::Release(error);
+            crate::report::of_apply(&ApplyFailure { error, written }).detail
+        };
+        let late = RenderError::Late {
+            program: "helm",
+            seconds: 41,
+        };
+        let detail = told(late, Vec::new());
+        assert!(
+            detail.ends_with("; what Helm had written by then is kept"),
+            "{detail}"
+        );
+        let detail = told(RenderError::Missing { program: "helm" }, Vec::new());
+        assert!(detail.ends_with("; nothing was written"), "{detail}");
+    }
 
     #[test]
     fn an_object_of_another_release_is_no_fault_of_the_chart() {

@@ -175,12 +175,13 @@ impl Set {
         }
     }
 
-    /// Everything that others apply, as one text.
+    /// Everything that is in the set, as one text; `more` are more words for Helm.
     pub(super) async fn rendered(
         &self,
         into: &Path,
         tools: &Tools,
         namespace: &str,
+        more: &[&str],
     ) -> Result<String> {
         let source = into.join("source");
         let entry = source.join(self.entry());
@@ -198,7 +199,7 @@ impl Set {
             Form::Helm => {
                 let mut helm = Command::new(&tools.helm);
                 helm.args(["template", &self.name]).arg(entry);
-                helm.args(["--include-crds", "--no-hooks", "-n", namespace]);
+                helm.args(["--include-crds", "-n", namespace]).args(more);
                 run(helm
                     .args(self.words())
                     .env("HOME", into)

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use deploy::ports::ChartAddress;
 use deploy::ports::ChartError;
+use reqwest::Certificate;
 use reqwest::Client;
 use reqwest::ClientBuilder;
 use reqwest::Response;
@@ -55,16 +56,19 @@ pub(super) struct Wire {
 }
 
 impl Wire {
-    /// Makes the client; nothing is sent.
-    pub(super) fn to(address: &ChartAddress) -> Result<Self, ChartError> {
+    /// Makes the client, which takes these roots beside the machine's; nothing is sent.
+    pub(super) fn to(address: &ChartAddress, roots: &[Certificate]) -> Result<Self, ChartError> {
         let home = Url::parse(address.origin()).map_err(|error| broken(&error))?;
         if rustls::crypto::CryptoProvider::get_default().is_none() {
             // An error means that another thread was faster, which is as good.
             drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
         }
-        let http = match client().build() {
-            // A machine without root certificates can still talk to itself.
-            Err(_no_roots) if home.scheme() == "http" => client().tls_certs_only([]).build(),
+        let more = roots.iter().cloned();
+        let http = match client().tls_certs_merge(more.clone()).build() {
+            // A machine without root certificates can still talk to itself, and to those that are named.
+            Err(_no_roots) if home.scheme() == "http" || !roots.is_empty() => {
+                client().tls_certs_only(more).build()
+            }
             other => other,
         };
         Ok(Self {
