@@ -3,8 +3,10 @@
 //! What a pipeline does, step by step: build the example's image and push it, plan, deploy it by digest with
 //! an id_token through the agent, fetch the page; then an image that does not exist, to see the cause, the
 //! verified rollback, the exit code, and the old pods serving all the time; then the history, the good image
-//! again, and the same app as chart and kustomization. Called by `stand demo`. The stand stays up
+//! again, a credential that is replaced while the page is asked for, and the same app as chart and kustomization. Called by `stand demo`. The stand stays up
 //! afterwards, so that everything can be looked at; the agent ends with the demo.
+
+mod fresh;
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -77,10 +79,12 @@ pub async fn run(stand: &Stand, say: Say<'_>) -> Result<()> {
         stand,
         programs: &programs,
         socket: agent::sockets(&dir).0,
+        admin: agent::sockets(&dir).1,
     };
     first_deploy(&job, say, &image).await?;
     bad_deploy(&job, say, &image).await?;
     afterwards(&job, say, &image).await?;
+    fresh::rotate(&job, say, &image, &dir).await?;
     other_ways(&job, say, &image).await?;
     farewell(stand, say, began.elapsed());
     Ok(())
@@ -196,7 +200,7 @@ async fn afterwards(job: &Job<'_>, say: Say<'_>, image: &str) -> Result<()> {
 
 /// The same app from a chart and from a kustomization.
 async fn other_ways(job: &Job<'_>, say: Say<'_>, image: &str) -> Result<()> {
-    for (number, way) in (10..).zip(OTHER_WAYS) {
+    for (number, way) in (12..).zip(OTHER_WAYS) {
         heading(
             say,
             number,
@@ -293,6 +297,8 @@ struct Job<'a> {
     stand: &'a Stand,
     programs: &'a Programs,
     socket: PathBuf,
+    /// The operator's socket.
+    admin: PathBuf,
 }
 
 impl Job<'_> {

@@ -139,7 +139,7 @@ paths = ["kv/flask/*", "kv1/flask/*", "database/creds/flask"]
 namespaces = ["flask", "flask-helm", "flask-kustomize"]
 kinds = ["apps/Deployment", "v1/Service", "v1/ConfigMap"]
 secrets = ["flask-*"]
-verbs = ["apply", "prune", "rollback"]
+verbs = ["apply", "prune", "rollback", "rotate"]
 require_digest = true
 "#;
 
