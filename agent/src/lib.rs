@@ -35,6 +35,18 @@
 //!                                  report          tell it            → proto::report
 //! ```
 //!
+//! Rotation is no second path: [`rotation`] asks [`deploy::rotate`] what is due in the Secrets that specs
+//! want kept fresh, and submits runs of [`deploy::engine::rotate`] for the project that owns them:
+//!
+//! ```text
+//! rotation  register, Secrets' metadata, versions and leases ──▶ deploy::rotate   what is due?
+//!                                                                  ▼
+//!                                              authorize, lock, resolve, plan, check, apply as above
+//!                                                                  ▼
+//!                                              restart what uses the changed keys, watch,
+//!                                              end the old credential, or put the values of before back
+//! ```
+//!
 //! # Crates
 //!
 //! * `proto`: wire types, ids, events, problems. Serde only.
@@ -49,6 +61,7 @@
 //! * ports of the brain: [`vault`] (and in its folder `identity` the agent's own login), [`cluster`],
 //!   [`render`] (Helm and kustomize as confined children), [`journal`];
 //! * the way in: [`auth`], [`http`], [`runs`];
+//! * the daemon: [`rotation`], with the desk at which `http` asks about Secrets that are kept fresh;
 //! * [`app`] puts all of it together.
 //!
 //! # State
@@ -71,6 +84,10 @@
 //! 7. One run at a time writes an app, over all hosts, and never for an older pipeline unasked.
 //! 8. Pruning deletes only what carries the app's label, by uid, and never because an input was empty.
 //! 9. The agent's own identity in a cluster can do little more than impersonate.
+//! 10. A credential that is alive is never dropped because of an error, and an old one is ended only
+//!     after the pods with the new one are ready.
+//! 11. What is declared on a Secret is acted on only with the digest that the agents noted, and only as
+//!     far as the present policy allows its owner.
 //!
 //! # Deliberately absent
 //!

@@ -126,10 +126,11 @@ impl Rotation {
     pub fn changed(&self, asker: &Asker, paths: &[VaultPath]) -> Taken {
         let secrets = self.table.with(|rows| {
             let mut touched = Vec::new();
-            for (place, app) in rows.apps.iter().filter(|(_, app)| asker.may_see(app)) {
-                for (name, row) in &app.secrets {
-                    let uses = |path: &&VaultPath| row.uses(path.as_str());
-                    if paths.iter().any(|path| uses(&path)) {
+            let theirs = rows.apps.iter_mut().filter(|(_, app)| asker.may_see(app));
+            for (place, app) in theirs {
+                for (name, row) in &mut app.secrets {
+                    if paths.iter().any(|path| row.uses(path.as_str())) {
+                        row.be_guest();
                         touched.push(place.of_secret(name));
                     }
                 }
@@ -148,7 +149,7 @@ impl Rotation {
     ///
     /// # Errors
     /// There is no such Secret, or several.
-    pub fn rotate(&self, asker: &Asker, name: &SecretName) -> Result<Taken, Problem> {
+    pub fn rotate(&self, asker: &Asker, name: &SecretName) -> Result<Taken, Box<Problem>> {
         let taken = self.table.with(|rows| {
             let (place, secret) = find(rows, asker, name)?;
             if let Some(row) = rows.secret_mut(&place, &secret) {
@@ -169,7 +170,8 @@ impl Rotation {
     /// # Errors
     /// There is no such Secret, or the register cannot be written.
     pub async fn forget(&self, asker: &Asker, name: &SecretName) -> Result<Taken, Problem> {
-        let (place, secret) = self.table.with(|rows| find(rows, asker, name))?;
+        let found = self.table.with(|rows| find(rows, asker, name));
+        let (place, secret) = found.map_err(|problem| *problem)?;
         daemon::forget(&place, &secret, &self.tools).await?;
         Ok(Taken {
             secrets: vec![place.of_secret(&secret)],
@@ -179,7 +181,11 @@ impl Rotation {
 }
 
 /// Finds the one Secret of this name that the asker may see.
-fn find(rows: &table::Rows, asker: &Asker, name: &SecretName) -> Result<(Place, String), Problem> {
+fn find(
+    rows: &table::Rows,
+    asker: &Asker,
+    name: &SecretName,
+) -> Result<(Place, String), Box<Problem>> {
     let fits = |place: &Place| {
         name.cluster.as_ref().is_none_or(|it| *it == place.cluster)
             && name
@@ -202,12 +208,15 @@ fn find(rows: &table::Rows, asker: &Asker, name: &SecretName) -> Result<(Place, 
                 one.of_secret(&name.name),
                 other.of_secret(&name.name)
             );
-            Err(Problem::new(Code::BadRequest, detail).hint("name cluster and namespace too"))
+            let problem = Problem::new(Code::BadRequest, detail);
+            Err(Box::new(problem.hint("name cluster and namespace too")))
         }
         (None, _) => {
             let detail = format!("no Secret {} is kept fresh for you", name.name);
-            Err(Problem::new(Code::NotFound, detail)
-                .hint("`quaymaster secrets list` shows those of your project"))
+            let problem = Problem::new(Code::NotFound, detail);
+            Err(Box::new(problem.hint(
+                "`quaymaster secrets list` shows those of your project",
+            )))
         }
     }
 }

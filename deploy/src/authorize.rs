@@ -12,6 +12,7 @@ mod charts;
 mod grant;
 mod matching;
 mod scope;
+mod verbs;
 
 use proto::ids::ClusterName;
 use proto::ids::Namespace;

@@ -19,6 +19,8 @@
 //! * who owns which field: [`managers`], [`owned`] (proves that nothing would change) and [`terms`];
 //!   `kinds` and `lists` know what is fixed about the kinds of Kubernetes;
 //! * how ports are called: [`backoff`] repeats, [`pace`] sets how much is in flight;
+//! * Secrets that are kept fresh: [`managed`] is the record on each, [`rotate`] decides what is due,
+//!   [`register`] is where the agents note them;
 //! * what leaves: [`log`], through [`redact`].
 //!
 //! Invariants: no sockets, files, environment, processes or clocks here (the lints of this crate

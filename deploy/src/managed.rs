@@ -131,6 +131,9 @@ pub struct State {
     /// Credentials that were in it, and may still be used by pods.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub retiring: Vec<Credential>,
+    /// Whether pods may still have values of before, though no credential was replaced.
+    #[serde(default, skip_serializing_if = "is_no")]
+    pub stale: bool,
     /// The values of before, while it is not known whether the new ones work.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trial: Option<Trial>,
@@ -140,6 +143,32 @@ pub struct State {
     /// How many restarts of workloads it has caused.
     #[serde(default)]
     pub restarts: u64,
+}
+
+impl State {
+    /// Says when the credentials that are to be ended end by themselves at the latest: nobody has
+    /// extended them since the values were written. Unset where there are none.
+    #[must_use]
+    pub fn old_end(&self) -> Option<Timestamp> {
+        let lives = self.retiring.iter().map(|old| old.seconds);
+        let life = std::time::Duration::from_secs(lives.max()?);
+        self.written.checked_add(life).ok()
+    }
+
+    /// Says whether the last change is not over.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.trial.is_some() || self.stale || !self.retiring.is_empty()
+    }
+}
+
+/// For fields that are left out where they say nothing.
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde hands out references"
+)]
+const fn is_no(flag: &bool) -> bool {
+    !*flag
 }
 
 /// A credential that the agents issued, or a value that ends by itself.

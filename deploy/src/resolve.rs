@@ -8,18 +8,17 @@
 //! [`crate::engine`].
 
 pub mod clean_up;
+mod error;
 mod issue;
 mod keep;
+mod records;
 
 use std::collections::BTreeMap;
 
 use crate::backoff::Patience;
 use crate::backoff::Trouble;
-use crate::class::Class;
 use crate::managed::Record;
-use crate::ports::ClusterError;
 use crate::ports::Engine;
-use crate::ports::JournalError;
 use crate::ports::Login;
 use crate::ports::Mount;
 use crate::ports::Parameters;
@@ -33,8 +32,8 @@ use crate::secret::Secret;
 use crate::secret::VaultPath;
 use crate::spec::SecretSpec;
 use crate::spec::Source;
-use crate::template::TemplateError;
 
+pub use self::error::ResolveError;
 pub use self::keep::Keeping;
 use self::keep::Kept;
 pub use self::keep::Scope;
@@ -42,116 +41,6 @@ pub(crate) use self::keep::secret_id;
 
 /// The API server's limit for the data of one Secret.
 const MAX_SECRET: usize = 1 << 20;
-
-/// Why secrets could not be had.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ResolveError {
-    /// The run needs secrets and brought no token that Vault takes.
-    #[error("the run needs secrets, and no token for Vault came with it")]
-    NoLogin,
-    /// The login or a read failed.
-    #[error("reading {what}")]
-    Vault {
-        /// What was read: "the login", or a path.
-        what: String,
-        /// Why.
-        source: SecretsError,
-    },
-    /// The secret has no such field.
-    #[error("the secret at {path} has no field {field} (key {key} of Secret {secret})")]
-    FieldMissing {
-        /// The path.
-        path: String,
-        /// The field.
-        field: String,
-        /// The Secret.
-        secret: String,
-        /// The key.
-        key: String,
-    },
-    /// A version was asked of an engine that has none.
-    #[error(
-        "{path} is not in a KV version 2 engine, so it has no version (key {key} of Secret {secret})"
-    )]
-    NoVersions {
-        /// The path.
-        path: String,
-        /// The Secret.
-        secret: String,
-        /// The key.
-        key: String,
-    },
-    /// The Secret is over the API server's limit.
-    #[error("Secret {secret} would hold {bytes} bytes; the API server takes 1 MiB")]
-    TooLarge {
-        /// The Secret.
-        secret: String,
-        /// Its size.
-        bytes: usize,
-    },
-    /// A template could not be rendered.
-    #[error("key {key} of Secret {secret}")]
-    Template {
-        /// The Secret.
-        secret: String,
-        /// The key.
-        key: String,
-        /// Why.
-        source: TemplateError,
-    },
-    /// The agent could not keep a Secret fresh after the run.
-    #[error("the agent's own identity may not use {path}, so it could not keep it fresh")]
-    NotForRotation {
-        /// The path.
-        path: String,
-    },
-    /// A credential does not live long enough for the outage budget.
-    #[error(
-        "a credential of {path} lives {seconds} s; to bridge {budget} s without Vault (outage_budget of Secret {secret}) it has to live {needed} s at least"
-    )]
-    ShortLife {
-        /// The Secret.
-        secret: String,
-        /// The path.
-        path: String,
-        /// How long it was granted for.
-        seconds: u64,
-        /// The outage budget in seconds.
-        budget: u64,
-        /// The least life for that, in seconds.
-        needed: u64,
-    },
-    /// A Secret that is kept fresh could not be read.
-    #[error("looking at Secret {secret}")]
-    Cluster {
-        /// The Secret.
-        secret: String,
-        /// Why.
-        source: ClusterError,
-    },
-    /// The journal cannot be written.
-    #[error("noting a lease before it is used")]
-    Journal(#[from] JournalError),
-}
-
-impl ResolveError {
-    /// Returns the class.
-    #[must_use]
-    pub const fn class(&self) -> Class {
-        match self {
-            Self::NoLogin
-            | Self::NoVersions { .. }
-            | Self::TooLarge { .. }
-            | Self::Template { .. } => Class::Caller,
-            Self::Vault { source, .. } => source.class(),
-            Self::FieldMissing { .. } => Class::NotFound,
-            Self::NotForRotation { .. } => Class::Denied,
-            Self::ShortLife { .. } => Class::Caller,
-            Self::Cluster { source, .. } => source.class(),
-            Self::Journal(_) => Class::Bug,
-        }
-    }
-}
 
 /// One path that the spec names, with what is behind it.
 #[derive(Debug)]
@@ -178,6 +67,8 @@ pub struct Draft {
     keeping: Option<Keeping>,
     /// What is there of Secrets that are kept fresh, by name.
     kept: BTreeMap<String, Kept>,
+    /// Paths whose newest version is deleted, where a rotation keeps the values that are there.
+    lost: BTreeMap<String, SecretsError>,
 }
 
 /// The values of one Secret.
@@ -285,8 +176,9 @@ pub async fn draft(
         own: None,
         keeping: None,
         kept: BTreeMap::new(),
+        lost: BTreeMap::new(),
     };
-    let filled = match draft.fill(ports, patience).await {
+    let filled = match draft.fill(&keeping, ports, patience).await {
         Ok(()) => draft.keep(&keeping, ports, patience).await,
         Err(error) => Err(error),
     };
@@ -301,7 +193,12 @@ pub async fn draft(
 }
 
 impl Draft {
-    async fn fill(&mut self, ports: &Ports, patience: &Patience<'_>) -> Result<(), ResolveError> {
+    async fn fill(
+        &mut self,
+        keeping: &Keeping,
+        ports: &Ports,
+        patience: &Patience<'_>,
+    ) -> Result<(), ResolveError> {
         for place in places(&self.specs) {
             let mount = self.mount(&place.path, ports, patience).await?;
             let secrets = match mount.engine {
@@ -316,8 +213,19 @@ impl Draft {
                     || secrets.read(&self.session, &mount, &place.path, place.version),
                     trouble(place.path.as_str()),
                 )
-                .await
-                .map_err(in_vault(place.path.as_str()))?;
+                .await;
+            let data = match data {
+                Err(error @ SecretsError::VersionGone { .. }) if keeping.outlives(&place) => {
+                    match self.before(&place, &mount, ports, patience).await? {
+                        Some(data) => data,
+                        None => {
+                            self.lost.insert(place.path.as_str().to_owned(), error);
+                            continue;
+                        }
+                    }
+                }
+                data => data.map_err(in_vault(place.path.as_str()))?,
+            };
             data.fields
                 .values()
                 .for_each(|value| patience.log.learn(value));
@@ -373,6 +281,10 @@ impl Draft {
                         key: used.key.to_owned(),
                     });
                 }
+                continue;
+            }
+            if self.lost.contains_key(used.path.as_str()) {
+                // Looked for among the values that are there.
                 continue;
             }
             let data = self

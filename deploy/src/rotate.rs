@@ -21,6 +21,7 @@ use crate::ports::Newest;
 use crate::ports::OwnToken;
 use crate::ports::Standing;
 use crate::spec::OnDeleted;
+use crate::spec::Restart;
 use crate::spec::Rotate;
 use crate::spec::Source;
 
@@ -169,7 +170,6 @@ pub struct Due {
 #[must_use]
 pub fn due(record: &Record, facts: &Facts<'_>) -> Due {
     let mut due = Due::default();
-    let state = &record.state;
     match facts.found {
         Found::Whole => {}
         Found::Deleted => due.take(Reason::Deleted),
@@ -178,7 +178,7 @@ pub fn due(record: &Record, facts: &Facts<'_>) -> Due {
     if facts.asked == Asked::Yes {
         due.take(Reason::Asked);
     }
-    if state.trial.is_some() || !state.retiring.is_empty() {
+    if is_due_to_settle(record, facts.now) {
         due.take(Reason::Unsettled);
     }
     for reason in credentials(record, facts) {
@@ -190,6 +190,14 @@ pub fn due(record: &Record, facts: &Facts<'_>) -> Due {
         }
     }
     due
+}
+
+/// Says whether the last change can be brought to its end now. Where nobody is restarted the old
+/// credentials end by themselves first.
+fn is_due_to_settle(record: &Record, now: Timestamp) -> bool {
+    let state = &record.state;
+    let waits = state.trial.is_none() && rotate_of(record).restart == Restart::Never;
+    state.is_open() && !(waits && state.old_end().is_some_and(|end| end > now))
 }
 
 fn credentials(record: &Record, facts: &Facts<'_>) -> Vec<Reason> {

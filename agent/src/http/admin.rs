@@ -120,7 +120,9 @@ pub fn managed_one(site: &Site, name: &SecretName) -> Result<Answer, Refusal> {
 
 /// Answers `POST /v1/managed/{cluster}/{namespace}/{name}/rotate`.
 pub fn managed_rotate(site: &Site, name: &SecretName) -> Result<Answer, Refusal> {
-    let taken = desk(site)?.rotate(&Asker::Operator, name)?;
+    let taken = desk(site)?
+        .rotate(&Asker::Operator, name)
+        .map_err(|problem| *problem)?;
     tracing::info!(secrets = ?taken.secrets, "rotating, as the operator asked");
     Ok(json(StatusCode::ACCEPTED, &taken))
 }

@@ -108,7 +108,9 @@ pub async fn changed(site: &Site, headers: &HeaderMap, body: Incoming) -> Result
 /// Answers `POST /v1/secrets/rotate`.
 pub async fn rotate(site: &Site, headers: &HeaderMap, body: Incoming) -> Result<Answer, Refusal> {
     let (asker, name) = asked::<SecretName>(site, headers, body, (NAME_LIMIT, NAME_FORM)).await?;
-    let taken = desk(site)?.rotate(&asker, &name)?;
+    let taken = desk(site)?
+        .rotate(&asker, &name)
+        .map_err(|problem| *problem)?;
     Ok(json(StatusCode::ACCEPTED, &taken))
 }
 

@@ -135,7 +135,7 @@ fn next(rows: &mut Rows, tools: &Tools) -> Option<(Place, Orders)> {
         .apps
         .iter()
         .filter(|(_, app)| !app.running && app.not_before.is_none_or(|time| time <= now))
-        .filter(|(place, _)| rows.keeper(place) == Some(&tools.agent))
+        .filter(|(place, app)| rows.looks_after(place, app, &tools.agent))
         .map(|(place, _)| place.clone())
         .collect();
     let newest = std::mem::take(&mut rows.newest);
@@ -168,11 +168,17 @@ fn orders(
         }
     }
     let is_change = |reason: &Reason| *reason != Reason::Unsettled;
-    if due.values().flatten().any(is_change) {
-        due.retain(|_, reasons| reasons.iter().any(is_change));
-    }
     if due.is_empty() {
         return None;
+    }
+    if due.values().flatten().any(is_change) {
+        due.retain(|_, reasons| reasons.iter().any(is_change));
+        app.settling = 0;
+    } else {
+        // What could not be ended is tried later and later.
+        let wait = AGAIN.0 * (1_u32 << app.settling.min(10));
+        app.not_before = Some(Instant::now() + wait.min(AGAIN.1));
+        app.settling += 1;
     }
     let mut order = Order::default();
     let mut secrets = Vec::new();
@@ -311,7 +317,7 @@ fn wait_by_chance(row: &mut Row, mut reasons: BTreeSet<Reason>, now: Instant) ->
 
 /// Submits a run for an app.
 async fn begin(place: &Place, orders: Orders, tools: &Tools) -> Result<Following, Problem> {
-    let request = request(&orders.spec)?;
+    let request = request(&orders.spec).map_err(|problem| *problem)?;
     let owner = orders.owner.principal();
     let lost = |_| Problem::new(Code::Internal, "the decision got no id");
     let decision = clock::decision_id().map_err(lost)?;
@@ -322,6 +328,7 @@ async fn begin(place: &Place, orders: Orders, tools: &Tools) -> Result<Following
         problem.decision_id = Some(denial.decision);
         problem
     })?;
+    let work = work(place, permit, orders.order, tools).map_err(|problem| *problem)?;
     let submission = Submission {
         owner: whose.clone(),
         mode: Mode::Rotation,
@@ -330,7 +337,7 @@ async fn begin(place: &Place, orders: Orders, tools: &Tools) -> Result<Following
         namespace: place.namespace.clone(),
         key: None,
         digest: [0; 32],
-        work: work(place, permit, orders.order, tools)?,
+        work,
     };
     let submitted = tools.runs.submit(submission).await.map_err(|error| {
         Problem::new(Code::Unavailable, format!("the run was not taken: {error}"))
@@ -349,7 +356,7 @@ async fn begin(place: &Place, orders: Orders, tools: &Tools) -> Result<Following
     .boxed())
 }
 
-fn request(spec: &Value) -> Result<Request, Problem> {
+fn request(spec: &Value) -> Result<Request, Box<Problem>> {
     let files = BTreeMap::from([(
         deploy::spec::SPEC_FILE.to_owned(),
         spec.to_string().into_bytes(),
@@ -357,11 +364,8 @@ fn request(spec: &Value) -> Result<Request, Problem> {
     request::read(&Bundle { files }, Mode::Rotation).map_err(|error| {
         let place = error.places.first();
         let why = place.map_or("it is not valid", |place| place.message.as_str());
-        Problem::new(
-            error.code,
-            format!("what the record declares is refused: {why}"),
-        )
-        .hint("deploy the app again")
+        let detail = format!("what the record declares is refused: {why}");
+        Box::new(Problem::new(error.code, detail).hint("deploy the app again"))
     })
 }
 
@@ -370,13 +374,14 @@ fn work(
     permit: authorize::Permit,
     order: Order,
     tools: &Tools,
-) -> Result<Work, Problem> {
+) -> Result<Work, Box<Problem>> {
     let adapters = tools
         .clusters
         .get(&place.cluster)
         .zip(tools.renderers.get(&place.cluster));
     let Some((cluster, renderer)) = adapters else {
-        return Err(Problem::new(Code::Internal, "the cluster is gone"));
+        let problem = Problem::new(Code::Internal, "the cluster is gone");
+        return Err(Box::new(problem));
     };
     let (cluster, renderer) = (Arc::clone(cluster), Arc::clone(renderer));
     let tools = tools.clone();
@@ -412,7 +417,6 @@ fn over(rows: &mut Rows, place: &Place, report: &Report) {
     app.running = false;
     if report.status == Status::Succeeded {
         app.failures = 0;
-        app.not_before = None;
         app.secrets.values_mut().for_each(|row| row.failed = None);
         return;
     }

@@ -24,6 +24,9 @@ use proto::ids::Namespace;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+/// How long an agent that was asked looks after a Secret that another one keeps.
+const GUEST: Duration = Duration::from_secs(15);
+
 /// Where an app is.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
@@ -55,6 +58,8 @@ pub(super) struct App {
     pub(super) not_before: Option<Instant>,
     /// Runs that failed in a row.
     pub(super) failures: u32,
+    /// Runs in a row that only had a former change to bring to its end.
+    pub(super) settling: u32,
 }
 
 /// One Secret.
@@ -66,6 +71,8 @@ pub(super) struct Row {
     pub(super) problem: Option<String>,
     /// How it was found last; unset before the first look.
     pub(super) found: Option<Found>,
+    /// Until when this agent looks after it though another one keeps it: somebody asked here.
+    pub(super) guest: Option<Instant>,
     /// Whether somebody asked for a change.
     pub(super) asked: Option<Asked>,
     /// Its credentials, by path.
@@ -88,8 +95,19 @@ pub(super) struct Row {
 
 impl Row {
     /// Asks for a change.
-    pub(super) const fn ask(&mut self) {
+    pub(super) fn ask(&mut self) {
         self.asked = Some(Asked::Yes);
+        self.be_guest();
+    }
+
+    /// Lets this agent look after it for a while, whoever keeps it: the app's lock and the record make
+    /// sure that nothing is done twice.
+    pub(super) fn be_guest(&mut self) {
+        self.guest = Some(Instant::now() + GUEST);
+    }
+
+    fn is_guest(&self) -> bool {
+        self.guest.is_some_and(|until| until > Instant::now())
     }
 
     /// Says whether a path is in it.
@@ -168,6 +186,11 @@ impl Rows {
         for row in rows.filter(|row| row.uses(path)) {
             row.unread = Some(problem.to_owned());
         }
+    }
+
+    /// Says whether this agent looks after an app: it is its share, or somebody has just asked here.
+    pub(super) fn looks_after(&self, place: &Place, app: &App, me: &str) -> bool {
+        self.keeper(place) == Some(me) || app.secrets.values().any(Row::is_guest)
     }
 
     /// Names the agent whose share an app is; unset while none is known to be alive.

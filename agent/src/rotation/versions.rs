@@ -91,7 +91,7 @@ fn wanted(table: &Table, tools: &Tools) -> (BTreeSet<String>, BTreeSet<String>) 
         let mine = rows
             .apps
             .iter()
-            .filter(|(place, _)| rows.keeper(place) == Some(&tools.agent));
+            .filter(|(place, app)| rows.looks_after(place, app, &tools.agent));
         let records = mine
             .flat_map(|(_, app)| app.secrets.values())
             .filter(|row| row.problem.is_none())

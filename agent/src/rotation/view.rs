@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use deploy::ports::Standing;
+use deploy::rotate;
 use deploy::rotate::Known;
+use deploy::spec::OnDeleted;
 use jiff::Timestamp;
 use proto::managed::FolderFreshness;
 use proto::managed::Freshness;
@@ -122,7 +124,7 @@ fn freshness(rows: &Rows, app: &App, row: &Row) -> Freshness {
     if row.problem.is_some() || row.failed.is_some() {
         return Freshness::Failing;
     }
-    if app.running || record.state.trial.is_some() || !record.state.retiring.is_empty() {
+    if app.running || record.state.is_open() {
         return Freshness::Changing;
     }
     let mut unknown = false;
@@ -136,11 +138,14 @@ fn freshness(rows: &Rows, app: &App, row: &Row) -> Freshness {
             Some(_) => {}
         }
     }
-    let pinned = |path: &String| !deploy::rotate::followed(record).contains(path.as_str());
+    let pinned = |path: &String| !rotate::followed(record).contains(path.as_str());
     if record.state.versions.keys().all(pinned) {
         (unknown, kept, waiting) = (false, false, false);
     }
-    if kept || record.state.setback.is_some() {
+    let fails = rotate::rotate_of(record).on_deleted == OnDeleted::Fail;
+    if kept && fails {
+        Freshness::Failing
+    } else if kept || record.state.setback.is_some() {
         Freshness::Kept
     } else if waiting {
         Freshness::Waiting

@@ -190,6 +190,7 @@ impl Watcher<'_> {
                 running: false,
                 not_before: None,
                 failures: 0,
+                settling: 0,
             });
             app.secrets
                 .retain(|secret, _| entry.secrets.contains_key(secret));

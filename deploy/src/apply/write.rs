@@ -116,7 +116,7 @@ impl Writer<'_> {
         let actor = self.plan.permit().actor();
         let cluster = &self.ports.cluster;
         let look = |error: &ClusterError| self.trouble(error);
-        let payload = || with_body(&self.content, body, self.data);
+        let payload = || with_body(self.content, body, self.data);
         let sent = self.patience.retry(
             || cluster.apply(actor, &self.step.id, payload(), Write::Commit, force),
             look,
@@ -171,7 +171,7 @@ impl Writer<'_> {
             let mut body = self.content.body().clone();
             let gvk = &self.step.id.gvk;
             terms::shape(gvk, &mut body, &live, &terms.leave, &terms.adopt);
-            let payload = || with_body(&self.content, &body, self.data);
+            let payload = || with_body(self.content, &body, self.data);
             let probe = self.patience.retry(
                 || cluster.apply(actor, &self.step.id, payload(), Write::DryRun, Force::No),
                 harmless,

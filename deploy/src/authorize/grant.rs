@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 
 use proto::ids::ClusterName;
 use proto::ids::Namespace;
-use proto::report::Mode;
 use serde_json::Value;
 
 use crate::image::ImageRef;
@@ -21,16 +20,16 @@ use crate::policy::ClusterGrant;
 use crate::policy::Pattern;
 use crate::policy::Rule;
 use crate::policy::SensitiveMetadata;
-use crate::policy::Verb;
 use crate::request::Request;
 use crate::secret::VaultPath;
-use crate::spec::OnFailure;
 use crate::spec::SecretSpec;
 use crate::spec::Source;
 
 use super::charts;
 use super::scope::Scope;
 use super::scope::Scopes;
+use super::verbs::granted_verb;
+use super::verbs::verbs;
 
 /// What a rule granted, with everything that the request left open.
 pub(super) struct Granted {
@@ -77,7 +76,7 @@ pub(super) fn refuse(message: impl Into<String>, hint: impl Into<String>) -> Ref
     }
 }
 
-const ASK: &str = "ask the operator to extend the rule, naming the decision id";
+pub(super) const ASK: &str = "ask the operator to extend the rule, naming the decision id";
 
 /// Counts the checks that passed, so that refusals of several rules can be compared.
 struct Progress(usize);
@@ -217,46 +216,6 @@ fn cluster<'r>(
             "name it in quaymaster.yaml: target: { cluster: .., namespace: .. }",
         )),
     }
-}
-
-/// Lists what a request does with the app; each verb is granted for itself.
-fn verbs(request: &Request) -> Vec<Verb> {
-    let rollout = &request.spec.rollout;
-    let mut verbs = match request.mode {
-        Mode::Deploy | Mode::DryRun => vec![Verb::Apply],
-        Mode::Rollback => vec![Verb::Rollback],
-        Mode::Rotation => vec![Verb::Rotate],
-    };
-    if rollout.prune {
-        verbs.push(Verb::Prune);
-    }
-    if rollout.on_failure == OnFailure::Rollback {
-        verbs.push(Verb::Rollback);
-    }
-    if request
-        .spec
-        .secrets
-        .iter()
-        .any(|secret| secret.rotate.is_some())
-    {
-        verbs.push(Verb::Rotate);
-    }
-    verbs
-}
-
-fn granted_verb(grant: &ClusterGrant, verb: Verb) -> Result<(), Refusal> {
-    if grant.verbs.contains(&verb) {
-        return Ok(());
-    }
-    let what = match verb {
-        Verb::Apply => "deploying (the verb apply) is not granted",
-        Verb::Prune => "rollout.prune needs the verb prune, which is not granted",
-        Verb::Rollback => "going back to a revision needs the verb rollback, which is not granted",
-        Verb::Rotate => {
-            "keeping a Secret fresh (rotate) needs the verb rotate, which is not granted"
-        }
-    };
-    Err(refuse(what, ASK))
 }
 
 fn namespace(grant: &ClusterGrant, request: &Request) -> Result<Namespace, Refusal> {

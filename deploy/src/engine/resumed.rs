@@ -93,7 +93,9 @@ async fn go_on(
 ) -> Verdict {
     if !brief.writes {
         let reins = Reins::loose(&tools.stop);
-        return carry_on(permit, brief, progress, reins, tools, patience, told).await;
+        let work = carry_on(permit, brief, progress, reins, tools, patience, told);
+        // Boxed for its size.
+        return work.boxed().await;
     }
     let fence = match &progress {
         Progress::Planned => 0,

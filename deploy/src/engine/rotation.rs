@@ -7,6 +7,8 @@
 //! values of before, write, restart, watch, end the old. [`settle`] does everything after the write,
 //! also for a change that another agent did not bring to its end.
 
+mod back;
+mod rewrite;
 mod settle;
 mod workloads;
 
@@ -340,12 +342,8 @@ async fn write(
         }
         Err(failure) => failure.written.clone(),
     };
-    let settled = values::settle_register(plan, &secrets, tools, patience).await;
     values::settle_secrets(secrets, &written, tools, patience).await;
     tools.log.end_stage(Stage::Apply);
-    if let Err(problem) = settled {
-        tools.log.warn(problem.detail);
-    }
     match applied {
         Ok(_) => Ok(changes),
         Err(failure) if written.is_empty() => Err(report::of_apply(&failure)),
@@ -359,7 +357,8 @@ async fn write(
     }
 }
 
-/// Keeps the values of before, and notes what is about to be written.
+/// Keeps the values of before, and notes that writing begins. The register stays as it is: what the
+/// Secrets are made of does not change, and one that was forgotten meanwhile stays forgotten.
 async fn prepare(
     plan: &Plan,
     secrets: &crate::resolve::ResolvedSecrets,
@@ -387,7 +386,6 @@ async fn prepare(
     let applying = Entry::Applying { fence: 0 };
     let noted = tools.ports.journal.append(applying).await;
     noted.map_err(|error| report::of_journal(&error))?;
-    values::add_to_register(plan, secrets, tools, patience).await?;
     Ok(changes)
 }
 

@@ -44,6 +44,7 @@ pub(crate) fn record() -> Record {
             versions: BTreeMap::from([("kv/app".to_owned(), 7)]),
             credentials: BTreeMap::from([(credential.path.clone(), credential)]),
             retiring: Vec::new(),
+            stale: false,
             trial: None,
             setback: None,
             restarts: 1,

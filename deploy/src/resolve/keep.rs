@@ -16,6 +16,7 @@ use proto::ids::DeployName;
 
 use super::Draft;
 use super::HeldLease;
+use super::Place;
 use super::ResolveError;
 use super::Used;
 use super::fields;
@@ -23,13 +24,9 @@ use super::in_vault;
 use super::trouble;
 use crate::backoff::Patience;
 use crate::backoff::cluster_trouble;
-use crate::managed;
 use crate::managed::Credential;
-use crate::managed::Declaration;
 use crate::managed::Owner;
 use crate::managed::Record;
-use crate::managed::State;
-use crate::managed::Trial;
 use crate::object::Gvk;
 use crate::object::ObjectId;
 use crate::ports::Allowance;
@@ -46,7 +43,7 @@ use crate::principal::Actor;
 use crate::rotate::lease;
 use crate::secret::Secret;
 use crate::secret::VaultPath;
-use crate::spec::Restart;
+use crate::spec::OnDeleted;
 use crate::spec::SecretSpec;
 use crate::spec::Source;
 
@@ -85,6 +82,17 @@ pub enum Scope {
     Replace(BTreeMap<String, BTreeSet<String>>),
 }
 
+/// How many versions before a deleted one are tried.
+const LOOK_BACK: u64 = 10;
+
+impl Keeping {
+    /// Says whether the values of a path stay though its newest version is deleted: in a rotation. A
+    /// deploy that names a deleted secret is told so.
+    pub(super) const fn outlives(&self, place: &Place) -> bool {
+        place.version.is_none() && matches!(self.scope, Scope::Replace(_))
+    }
+}
+
 /// What is there of one Secret that is kept fresh.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
@@ -94,6 +102,8 @@ pub(super) struct Kept {
     pub(super) values: BTreeMap<String, Secret>,
     /// The credentials that are kept, by path.
     pub(super) credentials: BTreeMap<String, Credential>,
+    /// The versions that are kept though Vault has deleted them, by path.
+    pub(super) versions: BTreeMap<String, u64>,
 }
 
 /// Returns the id of a Secret.
@@ -132,6 +142,7 @@ impl Draft {
         self.allowed(&specs, &own, ports, patience).await?;
         for spec in &specs {
             let kept = self.kept_of(spec, keeping, &own, ports, patience).await?;
+            self.still_there(spec, &kept)?;
             self.kept.insert(spec.name.clone(), kept);
             if keeping.scope != Scope::Believe {
                 self.render_known(spec, patience);
@@ -139,6 +150,51 @@ impl Draft {
         }
         self.own = Some(own);
         Ok(())
+    }
+
+    /// Checks that every value whose version is deleted in Vault is in the Secret still.
+    fn still_there(&self, spec: &SecretSpec, kept: &Kept) -> Result<(), ResolveError> {
+        for used in fields(std::slice::from_ref(spec)) {
+            let Some(error) = self.lost.get(used.path.as_str()) else {
+                continue;
+            };
+            if !kept.values.contains_key(used.key) {
+                return Err(in_vault(used.path.as_str())(error.clone()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the newest version before a deleted one that can be read, where the spec asks for that.
+    pub(super) async fn before(
+        &self,
+        place: &Place,
+        mount: &Mount,
+        ports: &Ports,
+        patience: &Patience<'_>,
+    ) -> Result<Option<SecretData>, ResolveError> {
+        let path = place.path.as_str();
+        let previous = self.specs.iter().any(|spec| {
+            let uses = fields(std::slice::from_ref(spec)).any(|used| used.path == &place.path);
+            let rotate = spec.rotate.as_ref();
+            uses && rotate.is_some_and(|rotate| rotate.on_deleted == OnDeleted::Previous)
+        });
+        if !previous {
+            return Ok(None);
+        }
+        let secrets = &ports.secrets;
+        let look = || secrets.newest(&self.session, mount, &place.path);
+        let newest = patience.retry(look, trouble(path)).await;
+        let newest = newest.map_err(in_vault(path))?.version;
+        for version in (newest.saturating_sub(LOOK_BACK).max(1)..newest).rev() {
+            let read = || secrets.read(&self.session, mount, &place.path, Some(version));
+            match patience.retry(read, trouble(path)).await {
+                Ok(data) => return Ok(Some(data)),
+                Err(SecretsError::VersionGone { .. }) => {}
+                Err(error) => return Err(in_vault(path)(error)),
+            }
+        }
+        Ok(None)
     }
 
     /// Renders the templates whose inputs are all known, so that it can be seen whether they change.
@@ -266,7 +322,13 @@ impl Draft {
                 kept.credentials.insert(path.clone(), credential.clone());
             }
         }
-        if !kept.credentials.is_empty() {
+        let lost = fields(std::slice::from_ref(spec)).map(|used| used.path.as_str());
+        for path in lost.filter(|path| self.lost.contains_key(*path)) {
+            if let Some(version) = record.state.versions.get(path) {
+                kept.versions.insert(path.to_owned(), *version);
+            }
+        }
+        if !kept.credentials.is_empty() || !kept.versions.is_empty() {
             let read = patience.retry(|| cluster.values(actor, &id), cluster_trouble);
             let mut values = read.await.map_err(failed)?.unwrap_or_default();
             values.values().for_each(|value| patience.log.learn(value));
@@ -382,146 +444,6 @@ impl Draft {
         }
         Ok((fresh, credential))
     }
-
-    /// Writes the record that goes with the values of a Secret.
-    pub(super) fn record(
-        &self,
-        spec: &SecretSpec,
-        fresh: BTreeMap<String, Credential>,
-        now: Timestamp,
-    ) -> Option<Record> {
-        let keeping = self.keeping.as_ref()?;
-        let kept = self.kept.get(&spec.name)?;
-        let mut credentials = kept.credentials.clone();
-        let changed = !fresh.is_empty();
-        credentials.extend(fresh);
-        let versions = self.versions(spec);
-        let before = kept.record.as_ref().map(|record| &record.state);
-        let changed = changed || before.is_none_or(|before| before.versions != versions);
-        let mut state = State {
-            generation: before.map_or(0, |before| before.generation) + u64::from(changed),
-            written: match before {
-                Some(before) if !changed => before.written,
-                Some(_) | None => now,
-            },
-            run: keeping.run.clone(),
-            versions,
-            credentials,
-            retiring: before
-                .map(|before| before.retiring.clone())
-                .unwrap_or_default(),
-            trial: before.and_then(|before| before.trial.clone()),
-            setback: before.and_then(|before| before.setback.clone()),
-            restarts: before.map_or(0, |before| before.restarts),
-        };
-        if let Some(before) = before.filter(|_| changed) {
-            state.replace(before, &keeping.scope, spec);
-        }
-        Some(Record {
-            declaration: Declaration {
-                app: keeping.app.clone(),
-                cluster: keeping.cluster.clone(),
-                secret: spec.clone(),
-                owner: keeping.owner.clone(),
-                rule: keeping.rule.clone(),
-            },
-            state,
-        })
-    }
-
-    /// Returns the record that a Secret has if nothing about it changes; unset where something does.
-    fn standing_record(&self, spec: &SecretSpec) -> Option<&Record> {
-        let keeping = self.keeping.as_ref()?;
-        let record = self.kept.get(&spec.name)?.record.as_ref()?;
-        let state = &record.state;
-        let declaration = &record.declaration;
-        let kept = &self.kept.get(&spec.name)?.credentials;
-        let same = declaration.secret == *spec
-            && declaration.owner == keeping.owner
-            && declaration.cluster == keeping.cluster
-            && state.versions == self.versions(spec)
-            && state.credentials.keys().eq(kept.keys())
-            && self.issues(spec).is_empty();
-        same.then_some(record)
-    }
-
-    /// Returns what the annotation of a Secret says before anything is issued: the record as it
-    /// stands, or, where something changes, one that names no new credential.
-    #[must_use]
-    pub fn provisional_record(&self, spec: &SecretSpec, now: Timestamp) -> Option<String> {
-        spec.rotate.as_ref()?;
-        match self.standing_record(spec) {
-            Some(record) => Some(record.to_text()),
-            None => Some(self.record(spec, BTreeMap::new(), now)?.to_text()),
-        }
-    }
-
-    /// Lists the paths that have to issue for a Secret.
-    pub(super) fn issues(&self, spec: &SecretSpec) -> BTreeSet<String> {
-        let kept = self.kept.get(&spec.name);
-        fields(std::slice::from_ref(spec))
-            .filter(|used| self.is_dynamic(used.path))
-            .map(|used| used.path.as_str())
-            .filter(|path| kept.is_none_or(|kept| !kept.credentials.contains_key(*path)))
-            .map(str::to_owned)
-            .collect()
-    }
-
-    fn versions(&self, spec: &SecretSpec) -> BTreeMap<String, u64> {
-        fields(std::slice::from_ref(spec))
-            .filter_map(|used| {
-                let read = self
-                    .read
-                    .get(&(used.path.as_str().to_owned(), used.version))?;
-                Some((used.path.as_str().to_owned(), read.version?))
-            })
-            .collect()
-    }
-}
-
-impl State {
-    /// Moves what a change replaces out of the way: to the trial, or to what is to be ended.
-    fn replace(&mut self, before: &Self, scope: &Scope, spec: &SecretSpec) {
-        let replaced: BTreeMap<String, Credential> = before
-            .credentials
-            .iter()
-            .filter(|(path, old)| self.credentials.get(*path) != Some(old))
-            .map(|(path, old)| (path.clone(), old.clone()))
-            .collect();
-        let rotate = spec.rotate.as_ref();
-        let tried = rotate.is_some_and(|rotate| rotate.restart != Restart::Never);
-        match scope {
-            // Nobody is restarted, so nothing tells whether the new values work.
-            Scope::Replace(_) if !tried => self.retiring.extend(replaced.into_values()),
-            Scope::Replace(_) => {
-                // A trial that is not over yet is a change on top of a change: the oldest values are
-                // those that worked, and what lies between is ended.
-                match &mut self.trial {
-                    Some(_) => self.retiring.extend(replaced.into_values()),
-                    None => {
-                        self.trial = Some(Trial {
-                            backup: managed::backup_name(&spec.name),
-                            versions: before.versions.clone(),
-                            credentials: before.credentials.clone(),
-                        });
-                    }
-                }
-            }
-            Scope::Believe | Scope::Alive => {
-                self.retiring.extend(replaced.into_values());
-                // Whoever deploys decides anew what is right.
-                if let Some(trial) = self.trial.take() {
-                    let credentials = trial.credentials.into_values();
-                    let unused = credentials.filter(|old| {
-                        self.credentials.get(&old.path) != Some(old) && !self.retiring.contains(old)
-                    });
-                    let unused: Vec<Credential> = unused.collect();
-                    self.retiring.extend(unused);
-                }
-                self.setback = None;
-            }
-        }
-    }
 }
 
 impl Kept {
@@ -536,7 +458,9 @@ impl Kept {
             let Source::Field { path, .. } = source else {
                 continue;
             };
-            if !self.credentials.contains_key(path.as_str()) {
+            let kept = self.credentials.contains_key(path.as_str())
+                || self.versions.contains_key(path.as_str());
+            if !kept {
                 continue;
             }
             match values.remove(key) {
@@ -551,10 +475,10 @@ impl Kept {
             }
         }
         // A path that lost a key is issued anew for all of its keys.
-        let credentials = &self.credentials;
+        let (credentials, versions) = (&self.credentials, &self.versions);
         self.values.retain(|key, _| {
             matches!(spec.keys.get(key), Some(Source::Field { path, .. })
-                if credentials.contains_key(path.as_str()))
+                if credentials.contains_key(path.as_str()) || versions.contains_key(path.as_str()))
         });
     }
 }

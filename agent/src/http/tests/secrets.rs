@@ -78,6 +78,7 @@ async fn keep(fakes: &Fakes, project: usize, app: &str, secret: &str) {
         versions: BTreeMap::from([(format!("kv/{app}"), 1)]),
         credentials: BTreeMap::new(),
         retiring: Vec::new(),
+        stale: false,
         trial: None,
         setback: None,
         restarts: 2,

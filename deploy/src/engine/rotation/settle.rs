@@ -6,21 +6,8 @@
 //! with the new values are ready; what did not work is taken back to values whose credentials are
 //! alive; every step can be done twice.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
-
-use proto::error::Code;
-use proto::error::Problem;
-use proto::event::Stage;
-use proto::report::Cause;
-use proto::report::Status;
-use serde_json::Value;
-use serde_json::json;
-use tokio::time::Instant;
-
+use super::back::is_put_back;
 use super::is_tried;
-use super::put;
-use super::rewritten;
 use super::workloads;
 use super::workloads::Restarted;
 use super::workloads::Scene;
@@ -34,32 +21,30 @@ use crate::lock::Reins;
 use crate::managed;
 use crate::managed::Credential;
 use crate::managed::Record;
-use crate::managed::Setback;
 use crate::managed::State;
 use crate::object::AppliedObject;
-use crate::object::Gvk;
-use crate::object::ObjectId;
-use crate::object::text;
-use crate::plan;
 use crate::ports::ClusterError;
-use crate::ports::Deletion;
-use crate::ports::Dependents;
-use crate::ports::Force;
 use crate::ports::Login;
 use crate::ports::SecretsError;
-use crate::ports::Write;
 use crate::report;
 use crate::report::Verdict;
 use crate::resolve::secret_id;
 use crate::rotate::consumers;
 use crate::rotate::consumers::Changed;
-use crate::secret::Secret;
 use crate::spec::Restart;
 use crate::spec::SecretSpec;
 use crate::spec::Workload;
 use crate::watch;
 use crate::watch::Outcome;
 use crate::watch::Watched;
+use proto::error::Code;
+use proto::error::Problem;
+use proto::event::Stage;
+use proto::report::Cause;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use tokio::time::Instant;
 
 /// What this run changed in one Secret.
 #[derive(Debug, Clone, Default)]
@@ -79,17 +64,17 @@ pub(super) struct Settling<'a> {
 }
 
 /// A Secret whose change is not over.
-struct Open<'a> {
-    spec: &'a SecretSpec,
-    record: Record,
+pub(super) struct Open<'a> {
+    pub(super) spec: &'a SecretSpec,
+    pub(super) record: Record,
     /// When it was written, by the server's clock.
     written: jiff::Timestamp,
     /// The object without values.
-    body: Value,
+    pub(super) body: Value,
 }
 
 /// How the workloads took it.
-enum Roll {
+pub(super) enum Roll {
     Well {
         restarts: u64,
         warnings: Vec<String>,
@@ -129,7 +114,7 @@ impl Settling<'_> {
         }
     }
 
-    fn names(&self) -> String {
+    pub(super) fn names(&self) -> String {
         let names: Vec<&str> = self.changes.keys().map(String::as_str).collect();
         match names.as_slice() {
             [] => "Secrets".to_owned(),
@@ -148,7 +133,7 @@ impl Settling<'_> {
     }
 
     /// Reads the Secrets whose change is not over.
-    async fn open(&self) -> Result<Vec<Open<'_>>, ClusterError> {
+    pub(super) async fn open(&self) -> Result<Vec<Open<'_>>, ClusterError> {
         let namespace = self.permit.namespace().as_str();
         let cluster = &self.tools.ports.cluster;
         let mut open = Vec::new();
@@ -161,7 +146,7 @@ impl Settling<'_> {
             let Ok(Some(record)) = Record::of(&view.rest) else {
                 continue;
             };
-            if record.state.trial.is_some() || !record.state.retiring.is_empty() {
+            if record.state.is_open() {
                 let now = self.tools.ports.clock.now();
                 open.push(Open {
                     spec,
@@ -175,7 +160,7 @@ impl Settling<'_> {
     }
 
     /// Restarts what has to see the new values and watches it.
-    async fn roll(&self, open: &[Open<'_>]) -> Result<Roll, ClusterError> {
+    pub(super) async fn roll(&self, open: &[Open<'_>]) -> Result<Roll, ClusterError> {
         let scene = Scene::read(self.permit, self.tools, self.patience).await?;
         let mut warnings = Vec::new();
         let workloads = self.to_restart(open, &scene, &mut warnings);
@@ -297,7 +282,7 @@ impl Settling<'_> {
     }
 
     /// Everything works with the new values: the old credentials end, and the record says so.
-    async fn end_old(
+    pub(super) async fn end_old(
         &self,
         open: &[Open<'_>],
         restarts: u64,
@@ -310,8 +295,7 @@ impl Settling<'_> {
             if !is_tried(one.spec) {
                 // Nobody was restarted, so pods may use the old ones until they end by themselves.
                 let now = self.tools.ports.clock.now();
-                let mut lives = old.iter();
-                if lives.any(|credential| first_end(credential) > now) {
+                if state.old_end().is_some_and(|end| end > now) {
                     continue;
                 }
             }
@@ -326,6 +310,7 @@ impl Settling<'_> {
             let mut record = one.record.clone();
             record.state.trial = None;
             record.state.retiring.clear();
+            record.state.stale = false;
             // What was put back works; what did not is not forgotten.
             if !is_put_back(state) {
                 record.state.setback = None;
@@ -354,7 +339,7 @@ impl Settling<'_> {
     }
 
     /// Ends credentials; an error leaves some of them alive, and doing it again is safe.
-    async fn end_all(&self, old: &[Credential]) -> Result<(), String> {
+    pub(super) async fn end_all(&self, old: &[Credential]) -> Result<(), String> {
         let with_token: Vec<_> = old.iter().filter_map(|one| one.accessor.as_ref()).collect();
         if with_token.is_empty() {
             return Ok(());
@@ -385,278 +370,6 @@ impl Settling<'_> {
         }
         Ok(())
     }
-
-    /// Writes a Secret with the values that it has and another record.
-    async fn rewrite(&self, one: &Open<'_>, record: &Record) -> Result<(), ClusterError> {
-        let id = secret_id(self.permit.namespace().as_str(), &one.spec.name);
-        let cluster = &self.tools.ports.cluster;
-        let look = || cluster.values(self.permit.actor(), &id);
-        let values = self.patience.retry(look, cluster_trouble).await?;
-        let Some(values) = values else {
-            return Ok(());
-        };
-        self.write(one, record, values, Force::No).await
-    }
-
-    async fn write(
-        &self,
-        one: &Open<'_>,
-        record: &Record,
-        mut values: BTreeMap<String, Secret>,
-        force: Force,
-    ) -> Result<(), ClusterError> {
-        let id = secret_id(self.permit.namespace().as_str(), &one.spec.name);
-        // Keys of others stay theirs.
-        values.retain(|key, _| one.spec.keys.contains_key(key));
-        let mut body = self.body_of(one);
-        rewritten(&mut body, record);
-        put(
-            &id,
-            &body,
-            &values,
-            self.permit,
-            force,
-            self.tools,
-            self.patience,
-        )
-        .await
-        .map(drop)
-    }
-
-    /// Returns the JSON that the agents own of a Secret, with the labels that it has.
-    fn body_of(&self, one: &Open<'_>) -> Value {
-        let mut wanted = plan::wanted(self.permit);
-        let set = crate::history::store::Place {
-            cluster: &*self.tools.ports.cluster,
-            actor: self.permit.actor(),
-            namespace: self.permit.namespace().as_str(),
-            app: self.permit.request().spec.name.as_str(),
-        }
-        .set_id();
-        crate::history::mark(wanted.iter_mut(), &set);
-        let mut all = wanted.into_iter();
-        all.find(|(id, _)| id.gvk.is("", "Secret") && id.name == one.spec.name)
-            .map_or(Value::Null, |(_, content)| content.body().clone())
-    }
-
-    async fn forget_backup(&self, secret: &str) {
-        let name = managed::backup_name(secret);
-        let id = secret_id(self.permit.namespace().as_str(), &name);
-        let (cluster, actor) = (&self.tools.ports.cluster, self.permit.actor());
-        let look = self
-            .patience
-            .retry(|| cluster.secret(actor, &id), cluster_trouble);
-        let Ok(Some(view)) = look.await else {
-            return;
-        };
-        let deletion = Deletion {
-            uid: text(&view.rest, &["metadata", "uid"]).to_owned(),
-            dependents: Dependents::Background,
-            write: Write::Commit,
-        };
-        let delete = self
-            .patience
-            .retry(|| cluster.delete(actor, &id, &deletion), cluster_trouble);
-        if let Err(error) = delete.await {
-            self.tools
-                .log
-                .warn(format!("Secret {name} could not be deleted: {error}"));
-        }
-    }
-
-    /// The new values do not work: those of before go back, and the new credentials end.
-    async fn go_back(
-        &self,
-        open: &[Open<'_>],
-        code: Code,
-        why: &str,
-        causes: Vec<Cause>,
-    ) -> Verdict {
-        let log = self.tools.log;
-        log.start(Stage::Apply, "put the values of before back");
-        log.error(format!("the new values do not work: {why}"));
-        // The failure may have used up the time of the run.
-        let patience = Patience {
-            deadline: Instant::now() + self.permit.request().spec.rollout.timeout,
-            ..self.patience.clone()
-        };
-        let again = Settling {
-            patience: &patience,
-            changes: self.changes.clone(),
-            ..*self
-        };
-        let mut back = Vec::new();
-        let mut lost = Vec::new();
-        for one in open {
-            match again.put_back(one, why).await {
-                Ok(Back::Done) => back.push(one.spec.name.as_str()),
-                Ok(Back::NothingKept) => {}
-                Err(error) => lost.push(format!("Secret {}: {error}", one.spec.name)),
-            }
-        }
-        log.end_stage(Stage::Apply);
-        let message = format!("the rotation of {} failed: {why}", again.names());
-        let mut verdict = Verdict::rollout(code, message, causes);
-        for one in open {
-            again.tell_the_secret(one, &verdict.message).await;
-        }
-        if !lost.is_empty() {
-            return end(verdict, Status::RollbackFailed, &lost.join("; "));
-        }
-        if back.is_empty() {
-            return end(
-                verdict,
-                Status::Failed,
-                "there are no values of before to put back; both credentials are alive",
-            );
-        }
-        // The same way forward: restart, watch, end what is in no Secret any more.
-        let second = match again.open().await {
-            Ok(open) => match again.roll(&open).await {
-                Ok(Roll::Well { restarts, warnings }) => {
-                    Ok(again.end_old(&open, restarts, warnings).await)
-                }
-                Ok(Roll::Badly { why, causes, .. }) => {
-                    verdict.causes.extend(causes);
-                    Err(why)
-                }
-                Ok(Roll::Stopped) => Err("the run was told to stop".to_owned()),
-                Err(error) => Err(error.to_string()),
-            },
-            Err(error) => Err(error.to_string()),
-        };
-        match second {
-            Ok(well) => {
-                verdict.warnings.extend(well.warnings);
-                let told = format!(
-                    "the values of before are back in {} and work",
-                    back.join(", ")
-                );
-                end(verdict, Status::RolledBack, &told)
-            }
-            Err(why) => {
-                let told = format!(
-                    "the values of before are back in {}, and do not work either: {why}",
-                    back.join(", ")
-                );
-                end(verdict, Status::RollbackFailed, &told)
-            }
-        }
-    }
-
-    async fn put_back(&self, one: &Open<'_>, why: &str) -> Result<Back, ClusterError> {
-        let Some(trial) = &one.record.state.trial else {
-            return Ok(Back::NothingKept);
-        };
-        if is_put_back(&one.record.state) {
-            // These are the values of before.
-            return Ok(Back::NothingKept);
-        }
-        let backup = secret_id(self.permit.namespace().as_str(), &trial.backup);
-        let cluster = &self.tools.ports.cluster;
-        let look = || cluster.values(self.permit.actor(), &backup);
-        let Some(values) = self.patience.retry(look, cluster_trouble).await? else {
-            return Ok(Back::NothingKept);
-        };
-        let state = &one.record.state;
-        let now = self.tools.ports.clock.now();
-        let mut retiring = state.retiring.clone();
-        let fresh = state.credentials.values();
-        retiring.extend(
-            fresh
-                .filter(|new| trial.credentials.get(&new.path) != Some(new))
-                .cloned(),
-        );
-        let times = state.setback.as_ref().map_or(0, |setback| setback.times) + 1;
-        let versions = state.versions.iter();
-        let record = Record {
-            declaration: one.record.declaration.clone(),
-            state: State {
-                generation: state.generation + 1,
-                written: now,
-                run: format!("{}-back", self.tools.id),
-                versions: trial.versions.clone(),
-                credentials: trial.credentials.clone(),
-                retiring,
-                // Until the pods with these values are ready: a run that is cut here goes on.
-                trial: Some(trial.clone()),
-                setback: Some(Setback {
-                    at: now,
-                    why: why.to_owned(),
-                    times,
-                    versions: versions
-                        .filter(|(path, version)| trial.versions.get(*path) != Some(version))
-                        .map(|(path, version)| (path.clone(), *version))
-                        .collect(),
-                }),
-                restarts: state.restarts,
-            },
-        };
-        self.write(one, &record, values, Force::No).await?;
-        self.tools.log.object(
-            secret_id(self.permit.namespace().as_str(), &one.spec.name).to_string(),
-            "put back",
-            "the values of before",
-        );
-        Ok(Back::Done)
-    }
-
-    /// Leaves the verdict as an event on the Secret; whoever looks at it there finds why.
-    async fn tell_the_secret(&self, one: &Open<'_>, message: &str) {
-        let namespace = self.permit.namespace().as_str();
-        let id = ObjectId {
-            gvk: Gvk::new("v1", "Event"),
-            namespace: Some(namespace.to_owned()),
-            name: format!("{}.{}", one.spec.name, self.tools.id),
-        };
-        let now = format!("{:.0}", self.tools.ports.clock.now());
-        let body = json!({
-            "apiVersion": "v1",
-            "kind": "Event",
-            "metadata": { "name": id.name, "namespace": namespace },
-            "involvedObject": {
-                "apiVersion": "v1",
-                "kind": "Secret",
-                "namespace": namespace,
-                "name": one.spec.name,
-                "uid": text(&one.body, &["metadata", "uid"]),
-            },
-            "type": "Warning",
-            "reason": "RotationFailed",
-            "message": self.tools.log.clean(message),
-            "source": { "component": "quaymaster" },
-            "firstTimestamp": now,
-            "lastTimestamp": now,
-            "count": 1,
-        });
-        let written = self
-            .tools
-            .ports
-            .cluster
-            .create(self.permit.actor(), &id, &body)
-            .await;
-        match written {
-            Ok(_) | Err(ClusterError::Exists { .. }) => {}
-            Err(error) => self.tools.log.warn(format!(
-                "the event on Secret {} could not be written: {error}",
-                one.spec.name
-            )),
-        }
-    }
-}
-
-/// What became of putting values back.
-enum Back {
-    Done,
-    /// No values of before are kept.
-    NothingKept,
-}
-
-/// Says whether what a Secret has is what was there before the change on trial.
-fn is_put_back(state: &State) -> bool {
-    state.trial.as_ref().is_some_and(|trial| {
-        trial.credentials == state.credentials && trial.versions == state.versions
-    })
 }
 
 /// Lists the credentials that are in no Secret any more once a change is good.
@@ -667,22 +380,4 @@ fn unused(state: &State) -> Vec<Credential> {
         .flat_map(|trial| trial.credentials.values());
     let old = tried.filter(|old| state.credentials.get(&old.path) != Some(old));
     state.retiring.iter().chain(old).cloned().collect()
-}
-
-/// Says when a credential ends that nobody extends any more, at the latest.
-fn first_end(credential: &Credential) -> jiff::Timestamp {
-    let life = std::time::Duration::from_secs(credential.seconds);
-    credential
-        .issued
-        .checked_add(life)
-        .unwrap_or(credential.issued)
-}
-
-fn end(mut verdict: Verdict, status: Status, more: &str) -> Verdict {
-    verdict.status = status;
-    verdict.message = format!("{}; {more}", verdict.message);
-    if let Some(problem) = &mut verdict.problem {
-        problem.detail.clone_from(&verdict.message);
-    }
-    verdict
 }
