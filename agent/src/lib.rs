@@ -67,9 +67,11 @@
 //! # State
 //!
 //! The cluster holds what concerns an app: its lock (a Lease), its revisions and inventory (ConfigMaps,
-//! [`deploy::history`]), and Helm's own records. The journal on disk holds what concerns a run of this
-//! agent. Beside it lies the token of the agent's own identity in Vault, with which everything ends
-//! that was issued under it.
+//! [`deploy::history`]), and Helm's own records. A Secret that is kept fresh carries its own record
+//! ([`deploy::managed`]); the agents' namespace holds the register of all of them and who is alive
+//! ([`deploy::register`]). The journal on disk holds what concerns a run of this agent, and the tokens that
+//! it made for credentials and that are in no Secret yet. The agent's own token in Vault is kept beside
+//! it, so that a restart costs no credential.
 //!
 //! # Invariants
 //!

@@ -8,6 +8,7 @@
 //! [`crate::engine`].
 
 pub mod clean_up;
+mod deleted;
 mod error;
 mod issue;
 mod keep;

@@ -16,7 +16,6 @@ use proto::ids::DeployName;
 
 use super::Draft;
 use super::HeldLease;
-use super::Place;
 use super::ResolveError;
 use super::Used;
 use super::fields;
@@ -43,7 +42,6 @@ use crate::principal::Actor;
 use crate::rotate::lease;
 use crate::secret::Secret;
 use crate::secret::VaultPath;
-use crate::spec::OnDeleted;
 use crate::spec::SecretSpec;
 use crate::spec::Source;
 
@@ -80,17 +78,6 @@ pub enum Scope {
     /// Everything that is alive but the credentials from these paths, by Secret; and what a change
     /// replaces is put on trial, its values in a backup.
     Replace(BTreeMap<String, BTreeSet<String>>),
-}
-
-/// How many versions before a deleted one are tried.
-const LOOK_BACK: u64 = 10;
-
-impl Keeping {
-    /// Says whether the values of a path stay though its newest version is deleted: in a rotation. A
-    /// deploy that names a deleted secret is told so.
-    pub(super) const fn outlives(&self, place: &Place) -> bool {
-        place.version.is_none() && matches!(self.scope, Scope::Replace(_))
-    }
 }
 
 /// What is there of one Secret that is kept fresh.
@@ -150,51 +137,6 @@ impl Draft {
         }
         self.own = Some(own);
         Ok(())
-    }
-
-    /// Checks that every value whose version is deleted in Vault is in the Secret still.
-    fn still_there(&self, spec: &SecretSpec, kept: &Kept) -> Result<(), ResolveError> {
-        for used in fields(std::slice::from_ref(spec)) {
-            let Some(error) = self.lost.get(used.path.as_str()) else {
-                continue;
-            };
-            if !kept.values.contains_key(used.key) {
-                return Err(in_vault(used.path.as_str())(error.clone()));
-            }
-        }
-        Ok(())
-    }
-
-    /// Reads the newest version before a deleted one that can be read, where the spec asks for that.
-    pub(super) async fn before(
-        &self,
-        place: &Place,
-        mount: &Mount,
-        ports: &Ports,
-        patience: &Patience<'_>,
-    ) -> Result<Option<SecretData>, ResolveError> {
-        let path = place.path.as_str();
-        let previous = self.specs.iter().any(|spec| {
-            let uses = fields(std::slice::from_ref(spec)).any(|used| used.path == &place.path);
-            let rotate = spec.rotate.as_ref();
-            uses && rotate.is_some_and(|rotate| rotate.on_deleted == OnDeleted::Previous)
-        });
-        if !previous {
-            return Ok(None);
-        }
-        let secrets = &ports.secrets;
-        let look = || secrets.newest(&self.session, mount, &place.path);
-        let newest = patience.retry(look, trouble(path)).await;
-        let newest = newest.map_err(in_vault(path))?.version;
-        for version in (newest.saturating_sub(LOOK_BACK).max(1)..newest).rev() {
-            let read = || secrets.read(&self.session, mount, &place.path, Some(version));
-            match patience.retry(read, trouble(path)).await {
-                Ok(data) => return Ok(Some(data)),
-                Err(SecretsError::VersionGone { .. }) => {}
-                Err(error) => return Err(in_vault(path)(error)),
-            }
-        }
-        Ok(None)
     }
 
     /// Renders the templates whose inputs are all known, so that it can be seen whether they change.

@@ -289,3 +289,84 @@ async fn a_rotation_without_a_rule_is_denied() {
     assert!(denied.message.contains("rotate"), "{}", denied.message);
     assert_eq!(json!(Mode::Rotation), json!("rotation"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_deleted_version_keeps_its_values_while_the_credential_is_replaced() {
+    let stage = stage();
+    stage.run(&kept("{}"), "", Mode::Deploy).await;
+    stage.fakes.vault.delete_latest("kv/app/api");
+    let report = stage.rotate(&[Reason::Asked]).await;
+    assert_eq!(
+        report.status,
+        Status::Succeeded,
+        "{report:?}\n{}",
+        stage.text()
+    );
+    let state = record(&stage).state;
+    assert_eq!(
+        state.versions,
+        BTreeMap::from([("kv/app/api".to_owned(), 1)])
+    );
+    assert_eq!(stage.fakes.vault.live_leases(), ["database/creds/app/2"]);
+    let actor = Actor {
+        user: "test".to_owned(),
+        groups: Vec::new(),
+    };
+    let secret = id("v1", "Secret", "app-db");
+    let values = stage.fakes.cluster.values(&actor, &secret).await;
+    let values = values.expect("the cluster is there");
+    let values = values.expect("the Secret is there");
+    assert_eq!(values["api"].bytes(), b"api-key-value");
+    assert_eq!(values["user"].bytes(), b"v-user-2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_version_before_a_deleted_one_is_used_where_the_spec_says_so() {
+    let stage = stage();
+    stage
+        .fakes
+        .vault
+        .put("kv/app/api", &[("key", "second-value")]);
+    let report = stage
+        .run(&kept("{on_deleted: previous}"), "", Mode::Deploy)
+        .await;
+    assert_eq!(report.status, Status::Succeeded, "{report:?}");
+    stage.fakes.vault.delete_latest("kv/app/api");
+    let reason = Reason::Version {
+        path: "kv/app/api".to_owned(),
+        version: 1,
+    };
+    let report = stage.rotate(&[reason]).await;
+    assert_eq!(
+        report.status,
+        Status::Succeeded,
+        "{report:?}\n{}",
+        stage.text()
+    );
+    let state = record(&stage).state;
+    assert_eq!(
+        state.versions,
+        BTreeMap::from([("kv/app/api".to_owned(), 1)])
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deploy_that_takes_a_new_version_leaves_pods_to_be_restarted() {
+    let stage = stage();
+    stage.run(&kept("{}"), "", Mode::Deploy).await;
+    assert!(!record(&stage).state.is_open(), "nothing was there before");
+    stage
+        .fakes
+        .vault
+        .put("kv/app/api", &[("key", "second-value")]);
+    stage.run(&kept("{}"), "", Mode::Deploy).await;
+    assert!(record(&stage).state.stale);
+    let report = stage.rotate(&[Reason::Unsettled]).await;
+    assert_eq!(
+        report.status,
+        Status::Succeeded,
+        "{report:?}\n{}",
+        stage.text()
+    );
+    assert!(!record(&stage).state.is_open());
+}
