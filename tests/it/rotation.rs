@@ -11,6 +11,7 @@ use anyhow::Result;
 use anyhow::ensure;
 use serde_json::Value;
 use serde_json::json;
+use tests::rotations::Rotations;
 use tests::wait::Look;
 use tests::wait::until;
 use tests::world::World;
@@ -329,5 +330,16 @@ async fn another_agent_takes_over_and_two_never_issue_for_one_secret() -> Result
         .await;
     settle.with_context(|| other.agent_log().unwrap_or_default())?;
     app.only_one_lives().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn no_kill_leaks_a_credential_or_tears_a_secret() -> Result<()> {
+    let mut world = World::rotating("rotkills").await?;
+    let seed = u64::from(std::process::id()) * 7919;
+    println!("kills in rotations: seed {seed}");
+    let mut sweep = Rotations::new(&mut world, seed).await?;
+    sweep.run(8).await?;
+    println!("kills in rotations: {:?}", sweep.ends);
     Ok(())
 }

@@ -15,3 +15,4 @@ pub mod submission;
 pub mod wait;
 pub mod world;
 pub mod kills;
+pub mod rotations;

@@ -207,7 +207,9 @@ impl Settling<'_> {
             let older: BTreeSet<String> = older.into_iter().collect();
             for (workload, secrets) in found.workloads {
                 let named = matches!(restart, Restart::Named(_));
-                if named || scene.has_any(&workload, &older) {
+                // One that a former run restarted has no older pods, and was not judged yet.
+                let restarted = scene.was_restarted(&workload, &one.record.state.run);
+                if named || restarted || scene.has_any(&workload, &older) {
                     all.entry(workload)
                         .or_insert_with(BTreeSet::new)
                         .extend(secrets);

@@ -74,6 +74,15 @@ impl Scene {
         .map(|(_, body)| body)
     }
 
+    /// Says whether a workload has the restart for the change of a run.
+    pub(super) fn was_restarted(&self, workload: &Workload, run: &str) -> bool {
+        self.find(workload).is_some_and(|body| {
+            let annotations = at(body, &["spec", "template", "metadata", "annotations"]);
+            let change = annotations.map_or("", |annotations| text(annotations, &[RESTARTED]));
+            change.split(',').any(|one| one == run)
+        })
+    }
+
     /// Says whether one of these pods belongs to a workload.
     pub(super) fn has_any(&self, workload: &Workload, pods: &BTreeSet<String>) -> bool {
         let Some(body) = self.find(workload) else {
