@@ -20,7 +20,7 @@ use crate::wait::until;
 use crate::world::World;
 
 /// A rotation that restarts nothing is over in about this time.
-const BUSY_MILLIS: u64 = 500;
+const BUSY_MILLIS: u64 = 400;
 /// How long an agent that was started again may take to put everything right.
 const RIGHT: Duration = Duration::from_secs(60);
 
@@ -79,18 +79,29 @@ impl<'a> Rotations<'a> {
     }
 
     async fn round(&mut self, moment: Duration) -> Result<()> {
-        let place = format!("/v1/managed/stand/{}/app-db/rotate", self.world.namespace);
-        // An agent that has just started has to find the Secret first.
+        let place = format!("/v1/managed/stand/{}/app-db", self.world.namespace);
         let admin = self.world.admin();
-        until("the agent to know the Secret", RIGHT, async || match admin
-            .send("POST", &place, "")
-            .await
-        {
-            Ok(answer) if answer.status == 202 => Look::Ready(()),
-            Ok(answer) => Look::NotYet(answer.text()),
-            Err(error) => Look::NotYet(format!("{error:#}")),
-        })
+        let generation = self.generation;
+        // An agent that has just started has to find the Secret first.
+        until(
+            "the agent to keep the Secret",
+            RIGHT,
+            async || match admin.get(&place).await {
+                Ok(answer) => match answer.json() {
+                    Ok(seen)
+                        if seen["generation"] == generation && seen["freshness"] == "fresh" =>
+                    {
+                        Look::Ready(())
+                    }
+                    Ok(seen) => Look::NotYet(seen.to_string()),
+                    Err(error) => Look::NotYet(format!("{error:#}")),
+                },
+                Err(error) => Look::NotYet(format!("{error:#}")),
+            },
+        )
         .await?;
+        let asked = admin.send("POST", &format!("{place}/rotate"), "").await?;
+        ensure!(asked.status == 202, "{}", asked.text());
         pause(moment).await;
         self.world.kill_agent().await?;
         self.world.start_agent().await?;

@@ -30,6 +30,9 @@ use super::reads::inner_of;
 /// Secrets of one page: about 200 KB with few versions each.
 const PAGE: usize = 500;
 
+/// The grain of the time in HTTP's `Date`.
+const SECOND: std::time::Duration = std::time::Duration::from_secs(1);
+
 #[derive(Deserialize)]
 struct Answer<T> {
     data: T,
@@ -104,7 +107,9 @@ impl Detail {
             return None;
         }
         let state = &self.versions.state;
-        let is_past = |time: &str| time.parse::<Timestamp>().map_or(true, |time| time <= now);
+        // The server tells its time in whole seconds: what was deleted in this one is deleted.
+        let now = now.checked_add(SECOND).unwrap_or(now);
+        let is_past = |time: &str| time.parse::<Timestamp>().map_or(true, |time| time < now);
         let standing = if self.versions.number != version || state.destroyed {
             Standing::Destroyed
         } else if !state.deletion_time.is_empty() && is_past(&state.deletion_time) {
@@ -237,6 +242,7 @@ mod tests {
             ))
         };
         assert_eq!(at("2026-11-27T11:59:59.9Z"), of(Standing::Deleted));
+        assert_eq!(at("2026-11-27T12:00:00.9Z"), of(Standing::Deleted));
         assert_eq!(at("2026-11-27T12:00:01Z"), of(Standing::Live));
     }
 
