@@ -264,7 +264,7 @@ async fn rotation_kills(
     world.keep_fresh().await?;
     world.start_agent().await?;
     let began = Instant::now();
-    let mut sweep = Rotations::new(&mut world, seed).await?;
+    let mut sweep = Rotations::new(&mut world, seed, rounds).await?;
     sweep.run(rounds).await?;
     println!(
         "{rounds} kills in {:.0} s: each time one credential was alive and in the Secret, none leaked, nothing was torn or left open",

@@ -338,7 +338,7 @@ async fn no_kill_leaks_a_credential_or_tears_a_secret() -> Result<()> {
     let mut world = World::rotating("rotkills").await?;
     let seed = u64::from(std::process::id()) * 7919;
     println!("kills in rotations: seed {seed}");
-    let mut sweep = Rotations::new(&mut world, seed).await?;
+    let mut sweep = Rotations::new(&mut world, seed, 8).await?;
     sweep.run(8).await?;
     println!("kills in rotations: {:?}", sweep.ends);
     Ok(())

@@ -2,7 +2,8 @@
 //! again.
 //!
 //! Used by a scenario (few kills) and by `cargo measure rotation-kills` (many). After each round one
-//! credential is alive, it is the one in the Secret, PostgreSQL knows its user, and nothing is open.
+//! credential of each Secret is alive, it is the one in the Secret, PostgreSQL knows its user, and nothing
+//! is open.
 //! Invariant: the seed decides every moment.
 
 use std::collections::BTreeMap;
@@ -19,6 +20,8 @@ use crate::wait::pause;
 use crate::wait::until;
 use crate::world::World;
 
+/// A killed run's lock holds the app for 30 s, so each round has another app of at most so many.
+const APPS: usize = 45;
 /// A rotation that restarts nothing is over in about this time.
 const BUSY_MILLIS: u64 = 400;
 /// How long an agent that was started again may take to put everything right.
@@ -28,33 +31,38 @@ const RIGHT: Duration = Duration::from_secs(60);
 pub struct Rotations<'a> {
     world: &'a mut World,
     random: u64,
-    /// How often the values had changed before a round.
-    generation: u64,
+    /// How often the values of each app had changed before its round.
+    generations: Vec<u64>,
     /// Rounds by what the kill left of the change.
     pub ends: BTreeMap<&'static str, usize>,
 }
 
 impl<'a> Rotations<'a> {
-    /// Deploys the Secret.
+    /// Deploys the Secrets that `rounds` rounds need, each by an app of its own.
     ///
     /// # Errors
     /// When that fails.
-    pub async fn new(world: &'a mut World, seed: u64) -> Result<Self> {
+    pub async fn new(world: &'a mut World, seed: u64, rounds: usize) -> Result<Self> {
+        let apps = rounds.clamp(1, APPS);
         let creds = world.creds();
-        let spec = format!(
-            "version: 1\nname: app\nsecrets:\n  - name: app-db\n    keys:\n      username: {{ vault: {creds}, field: username }}\n      \
-             password: {{ vault: {creds}, field: password }}\n      \
-             url: {{ template: \"pg://{{{{ username }}}}:{{{{ password }}}}@db\" }}\n    rotate: {{}}\n"
-        );
-        let done = world.deploy(&[("quaymaster.yaml", &spec)]).await?;
-        ensure!(done.status() == 200, "{}\n{}", done.answer.text(), done.log);
+        for app in 0..apps {
+            let spec = format!(
+                "version: 1\nname: app-{app}\nsecrets:\n  - name: app-db-{app}\n    keys:\n      username: {{ vault: {creds}, field: username }}\n      \
+                 password: {{ vault: {creds}, field: password }}\n      \
+                 url: {{ template: \"pg://{{{{ username }}}}:{{{{ password }}}}@db\" }}\n    rotate: {{}}\n"
+            );
+            let done = world.deploy(&[("quaymaster.yaml", &spec)]).await?;
+            ensure!(done.status() == 200, "{}\n{}", done.answer.text(), done.log);
+        }
         let mut sweep = Self {
             world,
             random: seed | 1,
-            generation: 0,
+            generations: vec![1; apps],
             ends: BTreeMap::new(),
         };
-        sweep.generation = sweep.right().await?;
+        for app in 0..apps {
+            sweep.generations[app] = sweep.right(app).await?;
+        }
         Ok(sweep)
     }
 
@@ -66,7 +74,8 @@ impl<'a> Rotations<'a> {
         for round in 0..rounds {
             let moment = Duration::from_millis(self.next() % BUSY_MILLIS);
             let told = || format!("round {round}, killed after {moment:?}");
-            self.round(moment).await.with_context(told)?;
+            let app = round % self.generations.len();
+            self.round(app, moment).await.with_context(told)?;
         }
         Ok(())
     }
@@ -78,19 +87,17 @@ impl<'a> Rotations<'a> {
         self.random >> 11
     }
 
-    async fn round(&mut self, moment: Duration) -> Result<()> {
-        let place = format!("/v1/managed/stand/{}/app-db", self.world.namespace);
+    async fn round(&mut self, app: usize, moment: Duration) -> Result<()> {
+        let place = format!("/v1/managed/stand/{}/app-db-{app}", self.world.namespace);
         let admin = self.world.admin();
-        let generation = self.generation;
+        let before = self.generations[app];
         // An agent that has just started has to find the Secret first.
         until(
             "the agent to keep the Secret",
             RIGHT,
             async || match admin.get(&place).await {
                 Ok(answer) => match answer.json() {
-                    Ok(seen)
-                        if seen["generation"] == generation && seen["freshness"] == "fresh" =>
-                    {
+                    Ok(seen) if seen["generation"] == before && seen["freshness"] == "fresh" => {
                         Look::Ready(())
                     }
                     Ok(seen) => Look::NotYet(seen.to_string()),
@@ -105,24 +112,24 @@ impl<'a> Rotations<'a> {
         pause(moment).await;
         self.world.kill_agent().await?;
         self.world.start_agent().await?;
-        let generation = self.right().await?;
-        let end = match generation - self.generation {
+        let generation = self.right(app).await?;
+        let end = match generation - before {
             0 => "the old credential stays",
             1 => "the new one is in place",
             _ => "more than one change",
         };
         *self.ends.entry(end).or_default() += 1;
-        ensure!(generation - self.generation <= 1, "{end}");
-        self.generation = generation;
+        ensure!(generation - before <= 1, "{end}");
+        self.generations[app] = generation;
         Ok(())
     }
 
     /// Waits until everything is right; returns how often the values have changed.
-    async fn right(&self) -> Result<u64> {
+    async fn right(&self, app: usize) -> Result<u64> {
         let found = until(
             "one whole Secret and one credential",
             RIGHT,
-            async || match self.look().await {
+            async || match self.look(app).await {
                 Ok(generation) => Look::Ready(generation),
                 Err(error) => Look::NotYet(format!("{error:#}")),
             },
@@ -131,14 +138,14 @@ impl<'a> Rotations<'a> {
         found.with_context(|| self.world.agent_log().unwrap_or_default())
     }
 
-    async fn look(&self) -> Result<u64> {
-        let values = self.world.secret("app-db").await?;
+    async fn look(&self, app: usize) -> Result<u64> {
+        let values = self.world.secret(&format!("app-db-{app}")).await?;
         let (user, password) = (&values["username"], &values["password"]);
         ensure!(
             values["url"] == format!("pg://{user}:{password}@db"),
             "the Secret is torn"
         );
-        let record = self.record().await?;
+        let record = self.record(app).await?;
         let state = &record["state"];
         let open = state["retiring"].as_array().map_or(0, Vec::len);
         ensure!(
@@ -146,7 +153,11 @@ impl<'a> Rotations<'a> {
             "a change is open: {state}"
         );
         let alive = self.world.live_credentials().await?;
-        ensure!(alive == 1, "{alive} credentials are alive");
+        let apps = self.generations.len();
+        ensure!(
+            alive == apps,
+            "{alive} credentials are alive of {apps} Secrets"
+        );
         ensure!(
             self.world.has_database_user(user).await?,
             "the user in the Secret is not in PostgreSQL"
@@ -154,11 +165,11 @@ impl<'a> Rotations<'a> {
         state["generation"].as_u64().context("a generation")
     }
 
-    async fn record(&self) -> Result<Value> {
+    async fn record(&self, app: usize) -> Result<Value> {
         let path = "jsonpath={.metadata.annotations.state\\.quaymaster\\.dev/managed}";
         let text = self
             .world
-            .kubectl(&["get", "secret", "app-db", "-o", path])
+            .kubectl(&["get", "secret", &format!("app-db-{app}"), "-o", path])
             .await?;
         serde_json::from_str(&text).with_context(|| json!(text).to_string())
     }
