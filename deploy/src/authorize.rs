@@ -292,12 +292,7 @@ fn admitted<'p>(
     principal: &Principal,
     decision: &str,
 ) -> Result<(Actor, Vec<&'p Rule>), Denial> {
-    let denial = |message: &str, hint: &str| Denial {
-        decision: decision.to_owned(),
-        message: message.to_owned(),
-        hint: hint.to_owned(),
-        nearest: nearest(policy, principal),
-    };
+    let denial = denial(policy, principal, decision);
     let rules = rules_for(policy, principal);
     if rules.is_empty() {
         return Err(denial(
@@ -316,18 +311,27 @@ fn admitted<'p>(
     Ok((actor, rules))
 }
 
+/// Makes denials of one decision, with the nearest misses of the principal.
+fn denial<'p>(
+    policy: &'p Policy,
+    principal: &'p Principal,
+    decision: &'p str,
+) -> impl Fn(&str, &str) -> Denial + use<'p> {
+    move |message, hint| Denial {
+        decision: decision.to_owned(),
+        message: message.to_owned(),
+        hint: hint.to_owned(),
+        nearest: nearest(policy, principal),
+    }
+}
+
 /// As [`admitted`], for what outlives its job: the cluster sees the project instead of a job.
 fn kept_fresh<'p>(
     policy: &'p Policy,
     owner: &Principal,
     decision: &str,
 ) -> Result<(Actor, Vec<&'p Rule>), Denial> {
-    let denial = |message: &str, hint: &str| Denial {
-        decision: decision.to_owned(),
-        message: message.to_owned(),
-        hint: hint.to_owned(),
-        nearest: nearest(policy, owner),
-    };
+    let denial = denial(policy, owner, decision);
     let rules = rules_for(policy, owner);
     if rules.is_empty() {
         return Err(denial(

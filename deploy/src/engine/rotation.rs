@@ -40,7 +40,6 @@ use crate::authorize::Permit;
 use crate::backoff::Patience;
 use crate::backoff::cluster_trouble;
 use crate::lock::Reins;
-use crate::managed;
 use crate::managed::Record;
 use crate::object::ObjectId;
 use crate::plan;
@@ -477,9 +476,4 @@ async fn put(
 fn is_tried(spec: &SecretSpec) -> bool {
     let rotate = spec.rotate.as_ref();
     rotate.is_none_or(|rotate| rotate.restart != Restart::Never)
-}
-
-/// Returns the record with which a Secret is written again as it is, with a new state.
-fn rewritten(body: &mut Value, record: &Record) {
-    managed::write_on(body, record.to_text());
 }

@@ -3,7 +3,6 @@
 //! Called by [`super::settle`] and [`super::back`]. Keys of others are never written.
 
 use super::put;
-use super::rewritten;
 use super::settle::Open;
 use super::settle::Settling;
 use crate::backoff::cluster_trouble;
@@ -49,7 +48,7 @@ impl Settling<'_> {
         // Keys of others stay theirs.
         values.retain(|key, _| one.spec.keys.contains_key(key));
         let mut body = self.body_of(one);
-        rewritten(&mut body, record);
+        managed::write_on(&mut body, record.to_text());
         put(
             &id,
             &body,

@@ -33,6 +33,17 @@ fn record(stage: &Stage) -> Record {
         .expect("the Secret is managed")
 }
 
+async fn values(stage: &Stage) -> BTreeMap<String, Secret> {
+    let actor = Actor {
+        user: "test".to_owned(),
+        groups: Vec::new(),
+    };
+    let secret = id("v1", "Secret", "app-db");
+    let values = stage.fakes.cluster.values(&actor, &secret).await;
+    let values = values.expect("the cluster is there");
+    values.expect("the Secret is there")
+}
+
 fn entry(stage: &Stage) -> register::Entry {
     let body = stage.fakes.cluster.object(&stage.home.entry("app", "app"));
     register::Entry::read(&body.expect("the app is noted")).expect("an entry")
@@ -225,14 +236,7 @@ async fn a_new_version_changes_its_key_and_keeps_the_credential() {
         BTreeMap::from([("kv/app/api".to_owned(), 2)])
     );
     assert_eq!(stage.fakes.vault.live_leases(), ["database/creds/app/1"]);
-    let actor = Actor {
-        user: "test".to_owned(),
-        groups: Vec::new(),
-    };
-    let secret = id("v1", "Secret", "app-db");
-    let values = stage.fakes.cluster.values(&actor, &secret);
-    let values = values.await.expect("the cluster is there");
-    let values = values.expect("the Secret is there");
+    let values = values(&stage).await;
     assert_eq!(values["api"].bytes(), b"another-value");
     assert_eq!(values["user"].bytes(), b"v-user-1");
     assert_eq!(values["url"].bytes(), b"db://v-user-1:v-password-1@db");
@@ -308,14 +312,7 @@ async fn a_deleted_version_keeps_its_values_while_the_credential_is_replaced() {
         BTreeMap::from([("kv/app/api".to_owned(), 1)])
     );
     assert_eq!(stage.fakes.vault.live_leases(), ["database/creds/app/2"]);
-    let actor = Actor {
-        user: "test".to_owned(),
-        groups: Vec::new(),
-    };
-    let secret = id("v1", "Secret", "app-db");
-    let values = stage.fakes.cluster.values(&actor, &secret).await;
-    let values = values.expect("the cluster is there");
-    let values = values.expect("the Secret is there");
+    let values = values(&stage).await;
     assert_eq!(values["api"].bytes(), b"api-key-value");
     assert_eq!(values["user"].bytes(), b"v-user-2");
 }
