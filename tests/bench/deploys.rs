@@ -1,6 +1,7 @@
 //! Deploys of a mix of objects, ours beside the raw limit, kubectl and Helm: one table a case.
 //!
-//! Called by `main`. Every tool gets a namespace of its own on the same API server, in the same run. Ours is
+//! Called by `main`. A deploy asks the server about every object before it writes the first, so that one bad
+//! object means that nothing is written; what that costs the raw client is a line of its own. Every tool gets a namespace of its own on the same API server, in the same run. Ours is
 //! told twice: from the POST until everything is written, and until the verdict. Writes are counted by the
 //! API server, so nobody else should use the stand meanwhile: `QUAYMASTER_STAND=<name of your own>`.
 
@@ -130,6 +131,19 @@ impl Peers {
             .await
     }
 
+    /// Measures the raw limit of creating, and that of asking the server about each object before
+    /// the first write, as a deploy does; prints both.
+    async fn creating(&self, count: usize) -> Result<Duration> {
+        let raw = Raw::new(&self.raw, &self.raw.stand.facts().api)?;
+        let documents = mix::mix(&self.raw.namespace, count, &[]);
+        let asking = raw.dry_run(&documents).await?;
+        // With fresh connections, as a single program would have them.
+        let writing = self.raw(count, &[]).await?;
+        line("raw, 16 at a time", writing, writing);
+        line("raw, dry run of all before", asking + writing, writing);
+        Ok(writing)
+    }
+
     /// Measures kubectl and Helm, and prints.
     async fn others(&self, count: usize, changed: &[usize], raw: Duration) -> Result<()> {
         let file = |world: &World| {
@@ -171,8 +185,7 @@ pub(crate) async fn mixes(programs: &Programs) -> Result<()> {
         let warm = mix::mix(&world.namespace, 5, &[]);
         deploy(&world, &warm[..1]).await?;
         println!("create {count} objects");
-        let raw = peers.raw(count, &[]).await?;
-        line("raw, 16 at a time", raw, raw);
+        let raw = peers.creating(count).await?;
         tell_ours(
             &deploy(&world, &mix::mix(&world.namespace, count, &[])).await?,
             raw,
@@ -217,14 +230,17 @@ pub(crate) async fn far(programs: &Programs) -> Result<()> {
     world.api.set(Fault::Delay(FAR));
     deploy(&world, &mix::mix(&world.namespace, 1, &[])).await?;
     let peer = World::without_agent("raw").await?;
-    let raw = Raw::new(&peer, &format!("https://{}", peer.api.address()))?;
+    let address = format!("https://{}", peer.api.address());
     peer.api.set(Fault::Delay(FAR));
     println!(
         "create 100 objects, the API server {} ms away",
         FAR.as_millis()
     );
-    let raw = raw.apply(&mix::mix(&peer.namespace, 100, &[])).await?;
+    let documents = mix::mix(&peer.namespace, 100, &[]);
+    let asking = Raw::new(&peer, &address)?.dry_run(&documents).await?;
+    let raw = Raw::new(&peer, &address)?.apply(&documents).await?;
     line("raw, 16 at a time", raw, raw);
+    line("raw, dry run of all before", asking + raw, raw);
     tell_ours(
         &deploy(&world, &mix::mix(&world.namespace, 100, &[])).await?,
         raw,

@@ -58,18 +58,26 @@ impl Raw {
 
     /// Applies everything; returns how long it took.
     pub(crate) async fn apply(&self, documents: &[Document]) -> Result<Duration> {
+        self.each(documents, "").await
+    }
+
+    /// Lets the server check everything as an apply, without writing; returns how long it took.
+    pub(crate) async fn dry_run(&self, documents: &[Document]) -> Result<Duration> {
+        self.each(documents, "?dryRun=All").await
+    }
+
+    async fn each(&self, documents: &[Document], words: &str) -> Result<Duration> {
         let began = Instant::now();
         futures::stream::iter(documents)
-            .map(|document| self.one(document))
+            .map(async |document| {
+                let path = format!("{}{words}", document.path);
+                let yaml = document.yaml.clone();
+                self.send(&path, "apply-patch+yaml", yaml).await
+            })
             .buffer_unordered(16)
             .try_collect::<()>()
             .await?;
         Ok(began.elapsed())
-    }
-
-    async fn one(&self, document: &Document) -> Result<()> {
-        self.send(&document.path, "apply-patch+yaml", document.yaml.clone())
-            .await
     }
 
     /// Sends one patch; `form` is the end of its media type.
