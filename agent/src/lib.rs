@@ -59,7 +59,7 @@
 //!
 //! * the process: [`args`], [`config`], [`telemetry`], [`metrics`], [`readiness`], [`lifecycle`], [`clock`];
 //! * ports of the brain: [`vault`] (and in its folder `identity` the agent's own login), [`cluster`],
-//!   [`render`] (Helm and kustomize as confined children), [`journal`];
+//!   [`render`] (Helm and kustomize, which run as confined children: [`child`]), [`journal`];
 //! * the way in: [`auth`], [`http`], [`runs`];
 //! * the daemon: [`rotation`], with the desk at which `http` asks about Secrets that are kept fresh;
 //! * [`app`] puts all of it together.
@@ -124,6 +124,7 @@ pub mod config;
 pub mod journal;
 pub mod vault;
 pub mod cluster;
+pub mod child;
 pub mod render;
 pub mod auth;
 pub mod runs;

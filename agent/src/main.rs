@@ -4,9 +4,9 @@ use std::process::ExitCode;
 
 use agent::app;
 use agent::args::Args;
+use agent::child::confine;
 use agent::config::Environment;
 use agent::lifecycle;
-use agent::render::confine;
 use agent::telemetry;
 use anyhow::Context;
 use clap::Parser;

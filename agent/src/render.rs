@@ -3,15 +3,12 @@
 //! Made by `app`, one a cluster; called by the engine through the port. Invariants: a child gets a
 //! private folder that is gone after the call, an empty environment, limits of time, output and
 //! memory, and for Helm a kubeconfig that impersonates the run's actor and is only in memory. What
-//! a child prints is cut and never trusted. [`confine`] is what a child is before it is the program,
-//! [`child`] runs and ends it, [`folder`] is its place, [`kubeconfig`] its identity. No child
-//! fetches anything: charts of registries and repositories come through [`remote`].
+//! a child prints is cut and never trusted. [`crate::child`] runs it, [`kubeconfig`] is its identity,
+//! [`said`] reads its words. No child fetches anything: charts of registries and repositories come through [`remote`].
 
-mod child;
-pub mod confine;
-mod folder;
 mod kubeconfig;
 mod remote;
+mod said;
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -40,9 +37,11 @@ use futures::future::BoxFuture;
 use reqwest::Certificate;
 use tokio::sync::Semaphore;
 
-use self::child::Child;
-use self::child::Ending;
-use self::folder::Folder;
+use crate::child::Child;
+use crate::child::Ending;
+use crate::child::Input;
+use crate::child::folder;
+use crate::child::folder::Folder;
 
 /// Programs at a time: each may take a gigabyte.
 const AT_A_TIME: usize = 4;
@@ -113,7 +112,6 @@ impl Rendering {
         let place = self.folder(KUBECTL).await?;
         place.put("bundle", files).map_err(broken(KUBECTL))?;
         let child = Child {
-            name: KUBECTL,
             program,
             words: words(["kustomize", "--load-restrictor=LoadRestrictionsRootOnly"])
                 .chain([path_word("bundle", folder)])
@@ -123,11 +121,12 @@ impl Rendering {
                 ("HTTP_PROXY", "http://127.0.0.1:9".into()),
                 ("HTTPS_PROXY", "http://127.0.0.1:9".into()),
             ],
-            kubeconfig: None,
+            input: Input::Nothing,
             ending: Ending::Kill,
             time,
         };
-        self.run(child, &place).await
+        let ended = child.run(place.path()).await;
+        said::output(KUBECTL, ended, place.path())
     }
 
     async fn run_template(
@@ -235,7 +234,6 @@ impl Rendering {
         })?;
         let below = |name: &str| place.path().join(name).into_os_string();
         let child = Child {
-            name: HELM,
             program,
             words: line,
             environment: vec![
@@ -246,11 +244,12 @@ impl Rendering {
                 ("HELM_DATA_HOME", below("data")),
                 ("HELM_PLUGINS", below("plugins")),
             ],
-            kubeconfig: Some(kubeconfig),
+            input: Input::Standard(kubeconfig),
             ending,
             time,
         };
-        self.run(child, place).await
+        let ended = child.run(place.path()).await;
+        said::output(HELM, ended, place.path())
     }
 
     fn identity(&self, actor: &Actor) -> Result<File, String> {
@@ -264,10 +263,6 @@ impl Rendering {
             reason: error.to_string(),
         })?;
         Folder::new(&self.programs.base, slot).map_err(broken(program))
-    }
-
-    async fn run(&self, child: Child<'_>, place: &Folder) -> Result<Vec<u8>, RenderError> {
-        child.run(place.path()).await
     }
 }
 

@@ -5,15 +5,13 @@
 //! every call, so that rotated credentials are taken.
 
 use std::fs::File;
-use std::io::Write;
 use std::path::Path;
 
 use deploy::principal::Actor;
 use kube::config::Kubeconfig;
-use rustix::fs::MemfdFlags;
-use rustix::fs::Mode;
-use rustix::fs::SealFlags;
 use zeroize::Zeroizing;
+
+use crate::child::sealed;
 
 /// Where the child finds it.
 pub(super) const PATH: &str = "/proc/self/fd/0";
@@ -26,7 +24,8 @@ pub(super) fn of(path: &Path, context: Option<&str>, actor: &Actor) -> Result<Fi
     let text = serde_json::to_vec(&config)
         .map(Zeroizing::new)
         .map_err(|_may_quote| "the agent's kubeconfig cannot be written down".to_owned())?;
-    sealed(&text).map_err(|error| format!("the kernel has no file in memory for us: {error}"))
+    sealed("kubeconfig", &text)
+        .map_err(|error| format!("the kernel has no file in memory for us: {error}"))
 }
 
 /// Keeps one context of a kubeconfig and lets its user act as the actor.
@@ -63,20 +62,11 @@ fn impersonating(
     Ok(config)
 }
 
-fn sealed(text: &[u8]) -> Result<File, std::io::Error> {
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let mut file = File::from(rustix::fs::memfd_create("kubeconfig", flags)?);
-    rustix::fs::fchmod(&file, Mode::RUSR)?;
-    file.write_all(text)?;
-    let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
-    rustix::fs::fcntl_add_seals(&file, seals)?;
-    Ok(file)
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Read;
     use std::io::Seek;
+    use std::io::Write;
 
     use super::*;
 

@@ -1,16 +1,24 @@
 //! Runs one child to its end: limits of time and output, its whole process group ended.
 //!
-//! Used by [`super`]. Nothing of a child outlives the call; a caller that is dropped ends it too. A
-//! child that writes to the cluster is asked to end before it is killed, so that Helm can note in
-//! its record that it failed.
+//! Used by [`crate::render`]. Nothing of a child outlives the call; a caller that is
+//! dropped ends it too. A child that writes elsewhere is asked to end before it is killed, so that Helm
+//! can note in its record that it failed. [`confine`] is what a child is before it is the program,
+//! [`folder`] is its place.
+
+pub mod confine;
+pub(crate) mod folder;
 
 use std::ffi::OsString;
 use std::fs::File;
+use std::io::Write as _;
 use std::path::Path;
+use std::process::ExitStatus;
 use std::process::Stdio;
 use std::time::Duration;
 
-use deploy::ports::RenderError;
+use rustix::fs::MemfdFlags;
+use rustix::fs::Mode;
+use rustix::fs::SealFlags;
 use rustix::process::Pid;
 use rustix::process::Signal;
 use rustix::process::kill_process_group;
@@ -18,36 +26,63 @@ use tokio::io::AsyncRead;
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 
-use super::confine;
-
 /// Bytes of output that are taken.
 const OUTPUT: usize = 32 << 20;
 /// Bytes of a child's words about errors that are kept.
 const WORDS: usize = 64 << 10;
-/// Characters of them that are told.
-const TOLD: usize = 2_000;
 /// How long a child that was asked to end may take.
 const GRACE: Duration = Duration::from_secs(10);
 
 /// How a child is ended that takes too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ending {
+pub(crate) enum Ending {
     /// At once.
     Kill,
     /// By asking first.
     Ask,
 }
 
+/// What a child gets beside its words.
+pub(crate) enum Input {
+    /// Nothing.
+    Nothing,
+    /// A file as standard input.
+    Standard(File),
+    /// A file that it and its own children open as [`confine::FILE_PATH`].
+    Inherited(File),
+}
+
 /// A child to run.
-pub(super) struct Child<'a> {
-    pub(super) name: &'static str,
-    pub(super) program: &'a Path,
-    pub(super) words: Vec<OsString>,
-    pub(super) environment: Vec<(&'static str, OsString)>,
-    /// What it gets as standard input; unset: nothing.
-    pub(super) kubeconfig: Option<File>,
-    pub(super) ending: Ending,
-    pub(super) time: Duration,
+pub(crate) struct Child<'a> {
+    pub(crate) program: &'a Path,
+    pub(crate) words: Vec<OsString>,
+    pub(crate) environment: Vec<(&'static str, OsString)>,
+    pub(crate) input: Input,
+    pub(crate) ending: Ending,
+    pub(crate) time: Duration,
+}
+
+/// How a child ended by itself.
+pub(crate) struct Ended {
+    pub(crate) status: ExitStatus,
+    /// What it printed.
+    pub(crate) out: Vec<u8>,
+    /// The end of its words about errors; not to be trusted.
+    pub(crate) words: String,
+}
+
+/// Why there is no end of the child's own.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ChildError {
+    /// It could not be run.
+    #[error("it cannot be run: {0}")]
+    Broken(#[from] std::io::Error),
+    /// It was ended: it took too long.
+    #[error("it was ended after {seconds} s")]
+    Late { seconds: u64 },
+    /// It was ended: it wrote too much.
+    #[error("it was ended: it wrote more than {limit} bytes")]
+    TooMuch { limit: usize },
 }
 
 /// Kills what is left of a process group.
@@ -69,20 +104,12 @@ impl Drop for Group {
 }
 
 impl Child<'_> {
-    /// Runs the child in a folder and returns what it printed.
-    pub(super) async fn run(self, place: &Path) -> Result<Vec<u8>, RenderError> {
-        let (name, time, ending) = (self.name, self.time, self.ending);
-        let broken = |error: std::io::Error| RenderError::Broken {
-            program: name,
-            reason: error.to_string(),
-        };
-        let mut child = self.command(place).spawn().map_err(broken)?;
+    /// Runs the child in a folder.
+    pub(crate) async fn run(self, place: &Path) -> Result<Ended, ChildError> {
+        let (time, ending) = (self.time, self.ending);
+        let mut child = self.command(place).spawn()?;
         let pid = child.id().and_then(|id| i32::try_from(id).ok());
         let group = Group(pid.and_then(Pid::from_raw));
-        let too_much = RenderError::TooMuch {
-            program: name,
-            limit: OUTPUT,
-        };
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let work = async {
             // Whoever writes too much is not waited for.
@@ -103,29 +130,29 @@ impl Child<'_> {
             }
             Err(_elapsed) => None,
         };
-        let (status, out, err) = match ended {
-            None => {
-                return Err(RenderError::Late {
-                    program: name,
-                    seconds: time.as_secs(),
-                });
+        let seconds = time.as_secs();
+        match ended.ok_or(ChildError::Late { seconds })? {
+            Ok((status, out, err)) => Ok(Ended {
+                status,
+                out,
+                words: String::from_utf8_lossy(&err).into_owned(),
+            }),
+            Err(error) if error.kind() == std::io::ErrorKind::FileTooLarge => {
+                Err(ChildError::TooMuch { limit: OUTPUT })
             }
-            Some(Err(error)) if error.kind() == std::io::ErrorKind::FileTooLarge => {
-                return Err(too_much);
-            }
-            Some(ended) => ended.map_err(broken)?,
-        };
-        if status.success() {
-            return Ok(out);
+            Err(error) => Err(error.into()),
         }
-        let said = told(&String::from_utf8_lossy(&err), place);
-        Err(refusal(name, said))
     }
 
     fn command(self, place: &Path) -> Command {
         let mut command = Command::new("/proc/self/exe");
+        let (word, input) = match self.input {
+            Input::Nothing => (confine::WORD, Stdio::null()),
+            Input::Standard(file) => (confine::WORD, Stdio::from(file)),
+            Input::Inherited(file) => (confine::WORD_WITH_FILE, Stdio::from(file)),
+        };
         command
-            .arg(confine::WORD)
+            .arg(word)
             .arg(std::process::id().to_string())
             .arg(self.program)
             .args(self.words)
@@ -135,13 +162,24 @@ impl Child<'_> {
             .env("GOMEMLIMIT", "700MiB")
             .envs(self.environment)
             .current_dir(place)
-            .stdin(self.kubeconfig.map_or_else(Stdio::null, Stdio::from))
+            .stdin(input)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0)
             .kill_on_drop(true);
         command
     }
+}
+
+/// A text in memory that is on no disk and cannot be changed; only who inherits it can read it.
+pub(crate) fn sealed(name: &str, text: &[u8]) -> Result<File, std::io::Error> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let mut file = File::from(rustix::fs::memfd_create(name, flags)?);
+    rustix::fs::fchmod(&file, Mode::RUSR)?;
+    file.write_all(text)?;
+    let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+    rustix::fs::fcntl_add_seals(&file, seals)?;
+    Ok(file)
 }
 
 /// Which part of a stream is kept.
@@ -179,47 +217,9 @@ async fn read(
     }
 }
 
-/// Cuts out what a program says about its failure: from the last line that begins with "Error" or
-/// "error".
-fn told(words: &str, place: &Path) -> String {
-    let words = words.replace(&format!("{}/", place.display()), "");
-    let starts = |line: &str| line.starts_with("Error") || line.starts_with("error");
-    let lines: Vec<&str> = words.lines().collect();
-    let first = lines.iter().rposition(|line| starts(line)).unwrap_or(0);
-    let said = lines[first..].join("\n");
-    let said = said.trim();
-    let said = said
-        .strip_prefix("Error: ")
-        .or_else(|| said.strip_prefix("error: "))
-        .unwrap_or(said);
-    if said.is_empty() {
-        return "nothing".to_owned();
-    }
-    said.chars().take(TOLD).collect()
-}
-
-/// Tells a server that is away from everything else.
-fn refusal(program: &'static str, said: String) -> RenderError {
-    // Helm asks for the server's version before it does anything.
-    if said.contains("Kubernetes cluster unreachable") || said.contains("cluster unreachable") {
-        RenderError::Unavailable { program, said }
-    } else {
-        RenderError::Refused { program, said }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_a_program_says_is_cut_to_the_error() {
-        let words = "level=WARN msg=x\nWARNING: y\nError: UPGRADE FAILED: /run/q/bundle/a\nmore\n";
-        let said = told(words, Path::new("/run/q"));
-        assert_eq!(said, "UPGRADE FAILED: bundle/a\nmore");
-        assert_eq!(told("", Path::new("/x")), "nothing");
-        assert_eq!(told(&"x".repeat(5_000), Path::new("/x")).len(), TOLD);
-    }
 
     #[tokio::test]
     async fn too_much_output_is_an_error_and_words_keep_their_end() {

@@ -6,6 +6,9 @@
 //! is no other way to do this between fork and exec without unsafe code.
 
 use std::ffi::OsString;
+use std::fs::File;
+use std::os::fd::AsRawFd as _;
+use std::os::fd::IntoRawFd as _;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::process::ExitCode;
@@ -19,6 +22,11 @@ use rustix::process::setrlimit;
 
 /// The first argument that makes this program a child.
 pub const WORD: &str = "confined-child";
+/// The same, for a child whose standard input is to be open at [`FILE_PATH`] instead, for it and for
+/// the children that it has itself.
+pub const WORD_WITH_FILE: &str = "confined-child-with-file";
+/// Where such a child finds that file; every opening reads from its beginning.
+pub(crate) const FILE_PATH: &str = "/proc/self/fd/3";
 /// Bytes of a child's own memory.
 const MEMORY: u64 = 1 << 30;
 /// Bytes of one file that a child writes.
@@ -26,14 +34,19 @@ const FILE: u64 = 256 << 20;
 /// Open files of a child.
 const OPEN: u64 = 512;
 
-/// Becomes the program that the arguments name, if they begin with [`WORD`]: the parent's process id,
+/// Becomes the program that the arguments name, if they begin with [`WORD`] or [`WORD_WITH_FILE`]: the parent's process id,
 /// the program, its arguments. Returns only where there is nothing to become, or it failed.
 #[must_use]
 pub fn become_child(mut arguments: impl Iterator<Item = OsString>) -> Option<ExitCode> {
-    if arguments.nth(1)? != WORD {
+    let word = arguments.nth(1)?;
+    let confined = if word == WORD {
+        confine(arguments.next())
+    } else if word == WORD_WITH_FILE {
+        confine(arguments.next()).and_then(|()| move_input())
+    } else {
         return None;
-    }
-    let error = match confine(arguments.next()) {
+    };
+    let error = match confined {
         Ok(()) => {
             let program = arguments.next().unwrap_or_default();
             Command::new(program).args(arguments).exec()
@@ -75,5 +88,17 @@ fn confine(parent: Option<OsString>) -> Result<(), std::io::Error> {
     }
     // Where it cannot be said the limit above is all there is.
     drop(std::fs::write("/proc/self/oom_score_adj", "1000"));
+    Ok(())
+}
+
+/// Moves standard input to descriptor 3, which stays open when the program is replaced.
+fn move_input() -> Result<(), std::io::Error> {
+    let file = rustix::io::dup(std::io::stdin())?;
+    if file.as_raw_fd() != 3 {
+        return Err(std::io::Error::other("descriptor 3 is taken"));
+    }
+    // It is for the program that this process becomes.
+    let _stays = file.into_raw_fd();
+    rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
     Ok(())
 }

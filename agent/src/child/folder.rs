@@ -19,13 +19,13 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::clock;
 
 /// A folder; dropping it removes it and gives its slot back.
-pub(super) struct Folder {
+pub(crate) struct Folder {
     path: PathBuf,
     _slot: OwnedSemaphorePermit,
 }
 
 /// Makes the parent of all folders, without what was in it.
-pub(super) fn empty(base: &Path) -> Result<(), io::Error> {
+pub(crate) fn empty(base: &Path) -> Result<(), io::Error> {
     match fs::remove_dir_all(base) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
@@ -34,19 +34,21 @@ pub(super) fn empty(base: &Path) -> Result<(), io::Error> {
 }
 
 impl Folder {
-    pub(super) fn new(base: &Path, slot: OwnedSemaphorePermit) -> Result<Self, io::Error> {
+    /// Makes one with a name of its own.
+    pub(crate) fn new(base: &Path, slot: OwnedSemaphorePermit) -> Result<Self, io::Error> {
         let name: [u8; 16] = clock::random()?;
         let path = base.join(format!("{:032x}", u128::from_be_bytes(name)));
         DirBuilder::new().mode(0o700).create(&path)?;
         Ok(Self { path, _slot: slot })
     }
 
-    pub(super) fn path(&self) -> &Path {
+    /// Returns where it is.
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Writes files below `folder`.
-    pub(super) fn put(&self, folder: &str, files: &Files) -> Result<(), io::Error> {
+    pub(crate) fn put(&self, folder: &str, files: &Files) -> Result<(), io::Error> {
         let base = self.path.join(folder);
         let mut folders = DirBuilder::new();
         folders.mode(0o700).recursive(true);
