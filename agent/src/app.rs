@@ -22,6 +22,7 @@ use std::time::Duration;
 use deploy::policy::Policy;
 use deploy::ports::Clock;
 use deploy::ports::Cluster;
+use deploy::ports::Git;
 use deploy::ports::Renderer;
 use deploy::ports::Secrets;
 use deploy::register::Home;
@@ -101,6 +102,8 @@ pub struct Parts {
     pub clusters: BTreeMap<ClusterName, Arc<dyn Cluster>>,
     /// kustomize and Helm, for every cluster.
     pub renderers: BTreeMap<ClusterName, Arc<dyn Renderer>>,
+    /// Git.
+    pub git: Arc<dyn Git>,
     /// Who is it.
     pub identify: Identify,
     /// The key of fingerprints; the clusters' adapters use the same.
@@ -175,6 +178,7 @@ impl Bound {
             secrets,
             clusters,
             renderers,
+            git,
             identify,
             key,
             clock,
@@ -191,6 +195,7 @@ impl Bound {
             secrets: Arc::clone(&secrets),
             clusters: clusters.clone(),
             renderers: renderers.clone(),
+            git: Arc::clone(&git),
             policy: Arc::clone(&policy),
             key: Arc::clone(&key),
             home,
@@ -202,6 +207,7 @@ impl Bound {
             secrets,
             clusters,
             renderers,
+            git,
             key,
             clock: Arc::clone(&clock),
             limits: config.limits.bundle,

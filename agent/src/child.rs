@@ -1,6 +1,6 @@
 //! Runs one child to its end: limits of time and output, its whole process group ended.
 //!
-//! Used by [`crate::render`]. Nothing of a child outlives the call; a caller that is
+//! Used by [`crate::render`] and [`crate::git`]. Nothing of a child outlives the call; a caller that is
 //! dropped ends it too. A child that writes elsewhere is asked to end before it is killed, so that Helm
 //! can note in its record that it failed. [`confine`] is what a child is before it is the program,
 //! [`folder`] is its place.

@@ -28,6 +28,7 @@ use self::reader::Reader;
 pub use self::reader::digits;
 pub use self::reader::duration;
 pub use self::sections::Cluster;
+pub use self::sections::GitPrograms;
 pub use self::sections::HttpLimits;
 pub use self::sections::Issuer;
 pub use self::sections::Render;
@@ -64,6 +65,8 @@ pub struct Config {
     pub vault: Vault,
     /// Programs that render.
     pub render: Render,
+    /// Git, for deploys through Flux.
+    pub git: GitPrograms,
     /// Secrets that are kept fresh; unset: none are.
     pub rotation: Option<Rotation>,
     /// Clusters by the name that specs and rules use.
@@ -127,6 +130,11 @@ fn read(reader: &mut Reader) -> Option<Config> {
         kubectl: reader.path("render.kubectl"),
         charts_ca_file: reader.path("render.charts_ca_file"),
     };
+    let git = GitPrograms {
+        program: reader.path("git.program"),
+        ssh_folder: reader.path("git.ssh_folder"),
+        ca_file: reader.path("git.ca_file"),
+    };
     let identified = vault.as_ref().is_some_and(|vault| vault.identity.is_some());
     let rotation = rotation(reader, identified);
     let clusters = clusters(reader);
@@ -141,6 +149,7 @@ fn read(reader: &mut Reader) -> Option<Config> {
         issuer: issuer?,
         vault: vault?,
         render,
+        git,
         rotation,
         clusters: clusters?,
     })

@@ -59,7 +59,8 @@
 //!
 //! * the process: [`args`], [`config`], [`telemetry`], [`metrics`], [`readiness`], [`lifecycle`], [`clock`];
 //! * ports of the brain: [`vault`] (and in its folder `identity` the agent's own login), [`cluster`],
-//!   [`render`] (Helm and kustomize, which run as confined children: [`child`]), [`journal`];
+//!   [`render`] (Helm and kustomize) and [`git`], which run programs as confined children ([`child`]),
+//!   [`journal`];
 //! * the way in: [`auth`], [`http`], [`runs`];
 //! * the daemon: [`rotation`], with the desk at which `http` asks about Secrets that are kept fresh;
 //! * [`app`] puts all of it together.
@@ -126,6 +127,7 @@ pub mod vault;
 pub mod cluster;
 pub mod child;
 pub mod render;
+pub mod git;
 pub mod auth;
 pub mod runs;
 pub mod rotation;

@@ -23,6 +23,7 @@ use std::time::Duration;
 use deploy::policy::Policy;
 use deploy::ports::Clock;
 use deploy::ports::Cluster;
+use deploy::ports::Git;
 use deploy::ports::Renderer;
 use deploy::ports::Secrets;
 use deploy::principal::Principal;
@@ -51,6 +52,8 @@ pub struct Tools {
     pub clusters: BTreeMap<ClusterName, Arc<dyn Cluster>>,
     /// Every cluster's programs; rotations render nothing, but runs have them.
     pub renderers: BTreeMap<ClusterName, Arc<dyn Renderer>>,
+    /// Git; the same holds for it.
+    pub git: Arc<dyn Git>,
     /// Who may do what.
     pub policy: Arc<Policy>,
     /// The key of fingerprints.

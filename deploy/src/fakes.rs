@@ -7,6 +7,7 @@
 
 mod cluster;
 mod fields;
+mod git;
 mod renderer;
 mod vault;
 
@@ -24,6 +25,7 @@ use std::sync::MutexGuard;
 use std::sync::PoisonError;
 
 pub use self::cluster::FakeCluster;
+pub use self::git::FakeGit;
 pub use self::renderer::FakeRenderer;
 pub use self::vault::FakeVault;
 
@@ -105,6 +107,8 @@ pub struct Fakes {
     pub cluster: Arc<FakeCluster>,
     /// kustomize and Helm.
     pub renderer: Arc<FakeRenderer>,
+    /// Git.
+    pub git: Arc<FakeGit>,
     /// The clock.
     pub clock: Arc<ManualClock>,
     /// The journal.
@@ -121,6 +125,7 @@ impl Default for Fakes {
             vault: Arc::default(),
             renderer: Arc::new(FakeRenderer::new(Arc::clone(&cluster))),
             cluster,
+            git: Arc::default(),
             clock: Arc::new(ManualClock::at_unix(1_800_000_000)),
             journal: Arc::default(),
             key,
@@ -136,6 +141,7 @@ impl Fakes {
             secrets: Arc::clone(&self.vault) as _,
             cluster: Arc::clone(&self.cluster) as _,
             renderer: Arc::clone(&self.renderer) as _,
+            git: Arc::clone(&self.git) as _,
             clock: Arc::clone(&self.clock) as _,
             journal: Arc::clone(&self.journal) as _,
         }

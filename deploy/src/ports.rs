@@ -1,4 +1,5 @@
-//! The only traits that tests substitute: Vault, Kubernetes, rendering programs, clock and journal.
+//! The only traits that tests substitute: Vault, Kubernetes, rendering programs, Git, clock and
+//! journal.
 //!
 //! Each states what a second implementation must keep; `tests/it/contract.rs` runs one suite against
 //! the in-memory doubles and the real adapters. All calls have their own timeouts inside the
@@ -7,6 +8,7 @@
 
 mod charts;
 mod cluster;
+mod git;
 mod renderer;
 mod secrets;
 
@@ -40,6 +42,15 @@ pub use self::cluster::Payload;
 pub use self::cluster::Scope;
 pub use self::cluster::SecretView;
 pub use self::cluster::Write;
+pub use self::git::Branch;
+pub use self::git::BranchName;
+pub use self::git::Change;
+pub use self::git::CommitId;
+pub use self::git::Git;
+pub use self::git::GitAddress;
+pub use self::git::GitError;
+pub use self::git::GitLogin;
+pub use self::git::Tip;
 pub use self::renderer::Chart;
 pub use self::renderer::Crds;
 pub use self::renderer::Files;
@@ -150,6 +161,8 @@ pub struct Ports {
     pub cluster: Arc<dyn Cluster>,
     /// kustomize and Helm for the run's cluster.
     pub renderer: Arc<dyn Renderer>,
+    /// Git, for deploys through Flux.
+    pub git: Arc<dyn Git>,
     /// Wall time.
     pub clock: Arc<dyn Clock>,
     /// The run's own journal.

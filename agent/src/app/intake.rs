@@ -26,6 +26,7 @@ use deploy::object::Resource;
 use deploy::policy::Policy;
 use deploy::ports::Clock;
 use deploy::ports::Cluster;
+use deploy::ports::Git;
 use deploy::ports::Login;
 use deploy::ports::Ports;
 use deploy::ports::Renderer;
@@ -67,6 +68,7 @@ pub(super) struct Intake {
     pub(super) secrets: Arc<dyn Secrets>,
     pub(super) clusters: BTreeMap<ClusterName, Arc<dyn Cluster>>,
     pub(super) renderers: BTreeMap<ClusterName, Arc<dyn Renderer>>,
+    pub(super) git: Arc<dyn Git>,
     pub(super) key: Arc<FingerprintKey>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) limits: bundle::Limits,
@@ -216,6 +218,7 @@ impl Intake {
         renderer: Arc<dyn Renderer>,
     ) -> Work {
         let secrets = Arc::clone(&self.secrets);
+        let git = Arc::clone(&self.git);
         let clock = Arc::clone(&self.clock);
         let key = Arc::clone(&self.key);
         let agent = self.agent.clone();
@@ -227,6 +230,7 @@ impl Intake {
                     secrets,
                     cluster,
                     renderer,
+                    git,
                     clock,
                     journal: run.journal,
                 };

@@ -11,6 +11,7 @@ use std::time::Duration;
 use deploy::policy::Policy;
 use deploy::ports::Clock;
 use deploy::ports::Cluster;
+use deploy::ports::Git;
 use deploy::ports::Renderer;
 use deploy::ports::Secrets;
 use deploy::register::Home;
@@ -31,6 +32,7 @@ pub struct Keep {
     pub(super) secrets: Arc<dyn Secrets>,
     pub(super) clusters: BTreeMap<ClusterName, Arc<dyn Cluster>>,
     pub(super) renderers: BTreeMap<ClusterName, Arc<dyn Renderer>>,
+    pub(super) git: Arc<dyn Git>,
     pub(super) policy: Arc<Policy>,
     pub(super) key: Arc<FingerprintKey>,
     pub(super) home: Home,
@@ -50,6 +52,7 @@ impl Keep {
             secrets,
             clusters,
             renderers,
+            git,
             policy,
             key,
             home,
@@ -60,6 +63,7 @@ impl Keep {
             secrets,
             clusters,
             renderers,
+            git,
             policy,
             key,
             clock: Arc::clone(clock),

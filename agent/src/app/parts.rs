@@ -31,6 +31,7 @@ use crate::clock::random;
 use crate::cluster::ClusterSettings;
 use crate::cluster::Kube;
 use crate::config::Config;
+use crate::git::Repositories;
 use crate::http::brain::Identify;
 use crate::render::Programs;
 use crate::render::Rendering;
@@ -75,6 +76,8 @@ pub(super) async fn parts(config: &Config) -> Result<Parts, StartError> {
         &base,
     )
     .map_err(|source| setup("rendering".to_owned(), source))?;
+    let git = Repositories::new(config.git.clone(), &config.state_dir.join("git"))
+        .map_err(|source| setup("git".to_owned(), source))?;
     let mut renderers = BTreeMap::new();
     let mut clusters = BTreeMap::new();
     for (name, cluster) in &config.clusters {
@@ -106,6 +109,7 @@ pub(super) async fn parts(config: &Config) -> Result<Parts, StartError> {
         secrets: vault,
         clusters,
         renderers,
+        git: Arc::new(git),
         identify: identify(authenticator),
         key,
         clock,

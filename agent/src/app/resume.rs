@@ -101,6 +101,7 @@ impl Intake {
             secrets: Arc::clone(&self.secrets),
             cluster: Arc::clone(cluster),
             renderer: Arc::clone(renderer),
+            git: Arc::clone(&self.git),
             clock: Arc::clone(&self.clock),
             journal: run.journal,
         };

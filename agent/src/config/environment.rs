@@ -17,7 +17,7 @@ const CLIENT: [&str; 3] = [
 ];
 
 /// Variables without prefix, in lower case, and the keys that they set.
-const KEYS: [(&str, &str); 34] = [
+const KEYS: [(&str, &str); 37] = [
     ("policy", "policy"),
     ("state_dir", "state_dir"),
     ("drain_timeout", "drain_timeout"),
@@ -54,6 +54,9 @@ const KEYS: [(&str, &str); 34] = [
     ("render_helm", "render.helm"),
     ("render_kubectl", "render.kubectl"),
     ("render_charts_ca_file", "render.charts_ca_file"),
+    ("git_program", "git.program"),
+    ("git_ssh_folder", "git.ssh_folder"),
+    ("git_ca_file", "git.ca_file"),
     ("config", ""),
 ];
 

@@ -108,6 +108,17 @@ pub struct Render {
     pub charts_ca_file: Option<PathBuf>,
 }
 
+/// Git and what it needs; unset: runs with `flux` are refused.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct GitPrograms {
+    /// git.
+    pub program: Option<PathBuf>,
+    /// The folder with `ssh`, `ssh-agent` and `ssh-add`, for addresses that begin with `ssh://`.
+    pub ssh_folder: Option<PathBuf>,
+    /// PEM roots that Git servers may have beside the machine's; unset: none.
+    pub ca_file: Option<PathBuf>,
+}
+
 /// How Secrets are kept fresh.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rotation {

@@ -391,6 +391,7 @@ fn work(
                 secrets: Arc::clone(&tools.secrets),
                 cluster,
                 renderer,
+                git: Arc::clone(&tools.git),
                 clock: Arc::clone(&tools.clock),
                 journal: run.journal,
             };

@@ -139,7 +139,7 @@ impl fmt::Display for ChartAddress {
 }
 
 /// Says whether a text is `host` or `host:port`, in the one way that it is written.
-fn is_server(text: &str) -> bool {
+pub(super) fn is_server(text: &str) -> bool {
     let (host, port) = match text.strip_prefix("[::1]") {
         Some(rest) => (
             "localhost",
@@ -162,7 +162,7 @@ fn is_server(text: &str) -> bool {
     good_port && host.split('.').all(label)
 }
 
-fn is_loopback(server: &str) -> bool {
+pub(super) fn is_loopback(server: &str) -> bool {
     let bare = server.rsplit_once(':').filter(|_| !server.ends_with(']'));
     let host = bare.map_or(server, |(host, _)| host);
     ["localhost", "127.0.0.1", "[::1]"].contains(&host)

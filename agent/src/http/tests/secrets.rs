@@ -150,6 +150,7 @@ async fn keeping() -> World {
         secrets: ports.secrets,
         clusters: [(demo(), ports.cluster)].into(),
         renderers: [(demo(), ports.renderer)].into(),
+        git: ports.git,
         identify: Arc::new(|presented| job(presented).boxed()),
         key: Arc::clone(&fakes.key),
         clock: ports.clock,

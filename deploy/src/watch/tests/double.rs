@@ -72,6 +72,7 @@ pub(super) fn ports(script: Arc<Script>) -> Ports {
     Ports {
         secrets: Arc::new(FakeVault::default()),
         renderer: crate::fakes::Fakes::default().renderer,
+        git: crate::fakes::Fakes::default().git,
         cluster: script,
         clock: Arc::new(Nothing),
         journal: Arc::new(Nothing),
