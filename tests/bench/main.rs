@@ -99,6 +99,7 @@ async fn main() -> Result<ExitCode> {
     if let What::Judge(options) = cli.what {
         return judge::judge(options).await;
     }
+    agent::build_stand().await?;
     let programs = match &cli.agent {
         Some(agent) => deploys::given(agent),
         None => agent::build_release().await?,

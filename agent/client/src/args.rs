@@ -19,11 +19,13 @@ use proto::ids::RunId;
 use proto::ids::dns_subdomain;
 
 use crate::exit;
+use crate::images::Image;
 
 const EXAMPLES: &str = "\
 Examples:
   quaymaster deploy                         deploy what ./quaymaster.yaml describes
   quaymaster deploy app/ --timeout 15m      another folder; wait at most 15 minutes
+  quaymaster deploy --image web=$IMAGE      with this image in place of the one in the file
   quaymaster plan                           say what a deploy would do, write nothing
   quaymaster plan --save plan.json          and keep the plan, for a person to approve
   quaymaster deploy --plan plan.json        deploy exactly what was approved, or nothing
@@ -120,6 +122,9 @@ pub(crate) struct Deploy {
     /// The folder that holds quaymaster.yaml
     #[arg(default_value = ".")]
     pub(crate) dir: PathBuf,
+    /// Deploy this image under a name that 'images' of the spec lists; may be given more than once
+    #[arg(long, value_name = "NAME=REFERENCE")]
+    pub(crate) image: Vec<Image>,
     /// The same as 'plan'
     #[arg(long, conflicts_with = "detach")]
     pub(crate) dry_run: bool,
@@ -141,6 +146,9 @@ pub(crate) struct Plan {
     /// The folder that holds quaymaster.yaml
     #[arg(default_value = ".")]
     pub(crate) dir: PathBuf,
+    /// Deploy this image under a name that 'images' of the spec lists; may be given more than once
+    #[arg(long, value_name = "NAME=REFERENCE")]
+    pub(crate) image: Vec<Image>,
     /// Keep the plan in a file, for 'deploy --plan'; it holds no secret value
     #[arg(long, value_name = "FILE")]
     pub(crate) save: Option<PathBuf>,

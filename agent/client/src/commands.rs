@@ -89,7 +89,7 @@ async fn deploy(session: &mut Session<'_>, arguments: &Deploy) -> Result<Exit, P
         (false, true) => Order::Detached,
         (false, false) => Order::Deploy,
     };
-    let mut bundle = packed(session, &arguments.dir)?;
+    let mut bundle = packed(session, &arguments.dir, &arguments.image)?;
     let bound = match &arguments.plan {
         Some(file) => {
             let plan = saved::read(file)?;
@@ -110,7 +110,7 @@ async fn deploy(session: &mut Session<'_>, arguments: &Deploy) -> Result<Exit, P
 }
 
 async fn plan(session: &mut Session<'_>, arguments: &Plan) -> Result<Exit, Problem> {
-    let bundle = packed(session, &arguments.dir)?;
+    let bundle = packed(session, &arguments.dir, &arguments.image)?;
     let submission = Submission {
         path: path(Order::Plan, Bound::ToNothing),
         media: "application/x-tar",

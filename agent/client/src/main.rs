@@ -1,7 +1,7 @@
 //! `quaymaster`, the client that jobs carry: packs a bundle, hands it to the agent, tells the verdict.
 //!
 //! Static and small, without TLS: it only speaks HTTP over the agent's unix socket. The way of a
-//! deploy: `args` -> `pack` (`expand`, `walk`, `archive`), `saved` -> `follow` (`wire`, `patience`) ->
+//! deploy: `args` -> `pack` (`images`, `expand`, `walk`, `archive`), `saved` -> `follow` (`wire`, `patience`) ->
 //! `output` (`log`, `render`) -> `exit`; `commands` strings them together. This file collects the
 //! environment once and passes it on; nothing else reads it.
 
@@ -11,11 +11,12 @@
 )]
 
 mod exit;
-mod args;
 mod log;
 mod yaml;
 mod quote;
 mod expand;
+mod images;
+mod args;
 mod archive;
 mod walk;
 mod kustomization;

@@ -19,6 +19,8 @@ use proto::error::Problem;
 use crate::archive;
 use crate::expand;
 use crate::expand::Environment;
+use crate::images;
+use crate::images::Image;
 use crate::kustomization;
 use crate::walk;
 use crate::walk::WalkError;
@@ -91,7 +93,11 @@ pub(crate) enum PackError {
 ///
 /// # Errors
 /// [`PackError`] with the file, and the place in the spec where there is one.
-pub(crate) fn pack(dir: &Path, environment: &Environment) -> Result<Bundle, PackError> {
+pub(crate) fn pack(
+    dir: &Path,
+    images: &[Image],
+    environment: &Environment,
+) -> Result<Bundle, PackError> {
     let unreadable = |path: &Path| {
         let path = path.to_owned();
         |source| PackError::Read { path, source }
@@ -99,6 +105,7 @@ pub(crate) fn pack(dir: &Path, environment: &Environment) -> Result<Bundle, Pack
     let root = fs::canonicalize(dir).map_err(unreadable(dir))?;
     let spec = read(&root.join(SPEC_FILE), SPEC_FILE, SPEC_LIMIT)?;
     let source = String::from_utf8(spec).map_err(PackError::NotText)?;
+    let source = images::put(&source, images).map_err(PackError::Spec)?;
     let spec = expand::expand(&source, environment).map_err(PackError::Spec)?;
     check_size(SPEC_FILE, spec.len() as u64, SPEC_LIMIT)?;
 

@@ -27,7 +27,7 @@ fn folder(files: &[(&str, &str)]) -> TempDir {
 
 /// Packs and returns the archive's entries.
 fn packed(dir: &Path) -> Vec<(String, String)> {
-    let bundle = pack(dir, &Environment::new()).expect("the folder is good");
+    let bundle = pack(dir, &[], &Environment::new()).expect("the folder is good");
     let mut archive = tar::Archive::new(bundle.archive.as_slice());
     let entries = archive.entries().expect("an archive");
     entries
@@ -48,7 +48,7 @@ fn names(dir: &Path) -> Vec<String> {
 }
 
 fn walk_error(dir: &Path) -> WalkError {
-    match pack(dir, &Environment::new()) {
+    match pack(dir, &[], &Environment::new()) {
         Err(PackError::Manifest { source, .. }) => source,
         other => panic!("expected a refused entry, got {other:?}"),
     }
@@ -81,7 +81,7 @@ fn only_what_the_spec_names_is_packed_and_in_order() {
 fn the_spec_is_packed_expanded() {
     let dir = folder(&[("quaymaster.yaml", "images: { flask: \"${IMAGE}\" }\n")]);
     let environment = BTreeMap::from([("IMAGE".to_owned(), "r/x:1".to_owned())]);
-    let bundle = pack(dir.path(), &environment).expect("good");
+    let bundle = pack(dir.path(), &[], &environment).expect("good");
     let text = String::from_utf8_lossy(&bundle.archive).into_owned();
     assert!(text.contains("images: { flask: \"r/x:1\" }\n"));
 }
@@ -93,10 +93,10 @@ fn the_same_input_gives_the_same_bytes() {
         ("a/1.yaml", "1"),
         ("b/2.yaml", "2"),
     ];
-    let one = pack(folder(&files).path(), &Environment::new())
+    let one = pack(folder(&files).path(), &[], &Environment::new())
         .expect("good")
         .archive;
-    let two = pack(folder(&files).path(), &Environment::new())
+    let two = pack(folder(&files).path(), &[], &Environment::new())
         .expect("good")
         .archive;
     assert_eq!(one, two);
@@ -152,7 +152,7 @@ fn entries_that_leave_the_folder_are_refused() {
 #[test]
 fn a_missing_path_is_named_with_its_place() {
     let dir = folder(&[("quaymaster.yaml", "name: x\nmanifests:\n  - k8s/\n")]);
-    let problem = pack(dir.path(), &Environment::new())
+    let problem = pack(dir.path(), &[], &Environment::new())
         .expect_err("missing")
         .problem();
     assert_eq!(problem.code, Code::BundleInvalid);
@@ -175,7 +175,7 @@ fn an_empty_folder_is_refused() {
 #[test]
 fn a_folder_without_a_spec_is_refused() {
     let dir = folder(&[]);
-    let error = pack(dir.path(), &Environment::new()).expect_err("no spec");
+    let error = pack(dir.path(), &[], &Environment::new()).expect_err("no spec");
     assert!(matches!(error, PackError::Read { .. }));
 }
 
@@ -184,6 +184,7 @@ fn sizes_over_the_contract_are_refused() {
     let spec = format!("# {}\n", "x".repeat(256 << 10));
     let error = pack(
         folder(&[("quaymaster.yaml", &spec)]).path(),
+        &[],
         &Environment::new(),
     );
     assert!(matches!(
@@ -194,7 +195,7 @@ fn sizes_over_the_contract_are_refused() {
     let dir = folder(&[("quaymaster.yaml", "manifests: [a.yaml]\n")]);
     let file = fs::File::create(dir.path().join("a.yaml")).expect("a file");
     file.set_len((8 << 20) + 1).expect("a size");
-    let error = pack(dir.path(), &Environment::new()).expect_err("too large");
+    let error = pack(dir.path(), &[], &Environment::new()).expect_err("too large");
     assert!(matches!(&error, PackError::TooLarge { what, .. } if what == "a.yaml"));
     assert_eq!(error.problem().code, Code::TooLarge);
 }
@@ -216,7 +217,7 @@ fn long_names_survive_and_too_long_ones_are_refused() {
 #[test]
 fn an_unset_variable_is_a_problem_with_a_place_and_no_value() {
     let dir = folder(&[("quaymaster.yaml", "name: ${NO_SUCH}\n")]);
-    let problem = pack(dir.path(), &Environment::new())
+    let problem = pack(dir.path(), &[], &Environment::new())
         .expect_err("unset")
         .problem();
     assert_eq!(problem.code, Code::SpecInvalid);

@@ -82,7 +82,7 @@ async fn apply(session: &mut Session<'_>, arguments: &Apply) -> Result<Exit, Pro
         (false, true) => (Order::Detached, SECRETS),
         (false, false) => (Order::Deploy, SECRETS),
     };
-    let bundle = packed(session, &arguments.dir)?;
+    let bundle = packed(session, &arguments.dir, &[])?;
     let submission = Submission {
         path,
         media: "application/x-tar",

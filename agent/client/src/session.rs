@@ -22,6 +22,7 @@ use crate::follow;
 use crate::follow::Submission;
 use crate::follow::Told;
 use crate::follow::Until;
+use crate::images::Image;
 use crate::output::Output;
 use crate::pack;
 use crate::patience;
@@ -99,8 +100,12 @@ pub(crate) async fn submit(
 }
 
 /// Packs a folder and tells what was packed.
-pub(crate) fn packed(session: &mut Session<'_>, dir: &Path) -> Result<pack::Bundle, Problem> {
-    let bundle = pack::pack(dir, session.environment).map_err(pack::PackError::problem)?;
+pub(crate) fn packed(
+    session: &mut Session<'_>,
+    dir: &Path,
+    images: &[Image],
+) -> Result<pack::Bundle, Problem> {
+    let bundle = pack::pack(dir, images, session.environment).map_err(pack::PackError::problem)?;
     for (name, size) in &bundle.files {
         let text = format!("packed {name} ({size} bytes)");
         session.output.progress(Progress::Detail(text));

@@ -229,6 +229,16 @@ pub async fn build_release() -> Result<Programs> {
     })
 }
 
+/// Builds the program `stand` beside a measurement, which is built with a profile of its own.
+///
+/// # Errors
+/// When it does not build.
+pub async fn build_stand() -> Result<()> {
+    let words = ["-p", "tests", "--bin", "stand", "--profile", "measure"];
+    let built = cargo_build(&words).await?;
+    program(&built, "stand").map(drop)
+}
+
 fn program(built: &[PathBuf], name: &str) -> Result<PathBuf> {
     let found = built
         .iter()
