@@ -315,6 +315,7 @@ impl DiskJournal {
                 Entry::LeaseIssued { .. }
                 | Entry::Planned { .. }
                 | Entry::Resumed { .. }
+                | Entry::Pushing { .. }
                 | Entry::Applying { .. }
                 | Entry::Supplied
                 | Entry::Applied { .. }

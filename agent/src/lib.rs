@@ -29,6 +29,7 @@
 //!                                  check::dry_run  would the server take it?
 //!                                  saved           is it what was reviewed?
 //!                                  apply, release  do it              → Applied
+//!                                  flux            change the branch, wait for Flux
 //!                                  watch           did it work?       → Outcome
 //!                                  engine::back    if not: put the last revision back, and watch it
 //!                                  prune           delete what is not wanted any more
@@ -79,8 +80,8 @@
 //! 1. A stage takes the proof of the stage before: no plan without a [`deploy::authorize::Permit`],
 //!    no write without a [`deploy::plan::Plan`], no verdict without [`deploy::apply::Applied`].
 //! 2. Objects are decided on after parsing, and the very same objects are applied.
-//! 3. Secret values have one type, [`deploy::secret::Secret`], revealed in [`vault`] and [`cluster`],
-//!    which send it, and in [`auth`], which verifies a token; everything that leaves towards the job passes [`deploy::redact`].
+//! 3. Secret values have one type, [`deploy::secret::Secret`], revealed in [`vault`], [`cluster`] and
+//!    [`git`], which send it, and in [`auth`], which verifies a token; everything that leaves towards the job passes [`deploy::redact`].
 //! 4. Every outgoing call is bounded. A timed-out write is unknown: look first, then decide.
 //! 5. A run outlives its connection and is never dropped half way: it is cancelled between writes.
 //! 6. Before a run writes, the journal says so; after a kill the run goes on, or tells how far it came.

@@ -5,10 +5,11 @@
 //! decision is made on the very objects that will be applied: they move into the permit.
 //!
 //! `matching` compares rules with the principal, `grant` a rule with the request (`charts` where its
-//! chart comes from), `scope` knows which kinds live in a namespace. Default deny; a rule of another
+//! chart comes from, `flux` which branch it changes), `scope` knows which kinds live in a namespace. Default deny; a rule of another
 //! project is never told about.
 
 mod charts;
+mod flux;
 mod grant;
 mod matching;
 mod scope;
@@ -80,17 +81,10 @@ impl Permit {
         let known = std::mem::take(&mut self.request.objects);
         let scopes = scope::Scopes::of(&known, served);
         self.request.objects.clone_from(&known);
-        grant::complete(&self.grant, &mut self.request, &self.namespace, &scopes).map_err(
-            |refusal| {
-                Box::new(Denial {
-                    decision: self.decision.clone(),
-                    message: refusal.message,
-                    hint: refusal.hint,
-                    nearest: Vec::new(),
-                })
-            },
-        )?;
-        Ok(self)
+        match grant::complete(&self.grant, &mut self.request, &self.namespace, &scopes) {
+            Ok(()) => Ok(self),
+            Err(refusal) => Err(Box::new(self.denial(refusal))),
+        }
     }
 
     /// Puts the archive of the chart beside the files of the bundle, once it is fetched. What is in
@@ -131,6 +125,26 @@ impl Permit {
             },
         };
         sibling.complete(objects, served)
+    }
+
+    /// Decides about a file of the repository that Flux reads, before it is changed.
+    ///
+    /// # Errors
+    /// The denial, naming the file.
+    pub fn may_change(&self, path: &str) -> Result<(), Box<Denial>> {
+        let Some(flux) = &self.request.spec.flux else {
+            return Ok(());
+        };
+        flux::file(&self.grant, flux, path).map_err(|refusal| Box::new(self.denial(refusal)))
+    }
+
+    fn denial(&self, refusal: Refusal) -> Denial {
+        Denial {
+            decision: self.decision.clone(),
+            message: refusal.message,
+            hint: refusal.hint,
+            nearest: Vec::new(),
+        }
     }
 
     /// Says whether the rule grants a verb for this app.

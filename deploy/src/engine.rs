@@ -4,13 +4,15 @@
 //! dropped: cancelling is by token, between writes. Whatever happens, leases that are in no written
 //! Secret are revoked, the run's own Vault token is ended unless credentials live by it, and the log
 //! ends with the verdict. [`scene`] looks around, [`course`] writes and judges, [`back`] goes back,
-//! [`book`] keeps the history, [`charts`] is what differs for a release of Helm, [`told`] says what
+//! [`book`] keeps the history, [`charts`] is what differs for a release of Helm, [`flux`] for a
+//! deploy through Flux, [`told`] says what
 //! happens, [`values`] cares for the secret values.
 
 mod back;
 mod book;
 mod charts;
 mod course;
+mod flux;
 mod resumed;
 mod rotation;
 mod scene;
@@ -33,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::book::App;
 use self::course::Course;
+use self::flux::Fleet;
 use self::scene::Asked;
 use self::scene::Scene;
 use crate::apply;
@@ -145,8 +148,21 @@ async fn execute(
     let wanted = wanted_of(&permit, &app, tools);
     values::learn(&wanted, tools.log);
     // Boxed for its size.
-    let work = alone(permit, &app, wanted, login, tools, patience, told).boxed();
-    work.await
+    let mut fleet = flux::open(&permit, login.as_ref(), tools, patience).await?;
+    let work = alone(
+        permit,
+        &app,
+        wanted,
+        (login, fleet.as_mut()),
+        tools,
+        patience,
+        told,
+    );
+    let verdict = work.boxed().await;
+    if let Some(fleet) = fleet {
+        fleet.close(tools, patience).await;
+    }
+    verdict
 }
 
 /// The part of a run during which no other run may touch the app. A plan that was made while another
@@ -155,7 +171,7 @@ async fn alone(
     mut permit: Permit,
     app: &App,
     mut wanted: Vec<(ObjectId, Content)>,
-    login: Option<Login>,
+    (login, mut fleet): (Option<Login>, Option<&mut Fleet>),
     tools: &Tools<'_>,
     patience: &Patience<'_>,
     told: &mut Told,
@@ -175,6 +191,16 @@ async fn alone(
             draft,
             observed,
         } = scene::around(asked, &mut gate, tools, patience).await?;
+        let files = match &mut fleet {
+            None => Vec::new(),
+            Some(fleet) => match fleet.look(&permit, tools, patience).await {
+                Ok(files) => files,
+                Err(problem) => {
+                    values::close(draft, tools, patience).await;
+                    return Err(problem);
+                }
+            },
+        };
         values::mark_records(&mut wanted, &permit, draft.as_ref(), tools);
         let set = app.place(tools.ports).set_id();
         let values = draft.as_ref();
@@ -197,6 +223,7 @@ async fn alone(
         };
         told.steps = plan.told();
         told.steps.extend(told::deletions(&plan, &leftovers));
+        told.steps.extend(files);
         let Some(seen) = seen else {
             values::close(draft, tools, patience).await;
             let warnings = told::left(&plan, &leftovers);
@@ -212,6 +239,7 @@ async fn alone(
             resumed: false,
             reins: Reins::loose(&tools.stop),
             pieces: None,
+            fleet: fleet.as_deref_mut(),
         };
         if let Err(problem) = note(&course, &told.steps, tools, patience).await {
             values::close(draft, tools, patience).await;

@@ -7,7 +7,8 @@
 //! [`prune`] what it has too much; [`plan`] says what would change; [`check`] asks the API server for
 //! its view before the first write; [`saved`] holds a deploy to a plan that was reviewed; [`lock`]
 //! lets one run at a time have the app; [`apply`] writes (and [`release`] lets Helm write); [`watch`]
-//! judges the rollout with the pure rules of [`rollout`] and [`cause`]; [`resume`] keeps what a run
+//! judges the rollout with the pure rules of [`rollout`] and [`cause`]; [`flux`] changes a branch and waits
+//! for Flux, with [`fleet`] finding the places of images in its files; [`resume`] keeps what a run
 //! needs to go on after a kill; [`report`] tells it. [`engine`] strings the stages together, and goes
 //! back to a recorded revision the same way.
 //!
@@ -45,6 +46,7 @@ pub mod backoff;
 pub mod yaml;
 pub mod bundle;
 pub mod image;
+pub mod fleet;
 pub mod template;
 pub mod health;
 pub mod spec;
@@ -76,6 +78,7 @@ pub mod fakes;
 pub mod rollout;
 pub mod cause;
 pub mod watch;
+pub mod flux;
 pub mod resume;
 pub mod report;
 pub mod engine;

@@ -90,10 +90,25 @@ pub struct ClusterGrant {
     pub images: Option<Vec<Pattern>>,
     /// Which charts may be fetched, by their addresses. Default none.
     pub charts: Vec<Pattern>,
+    /// Which branches may be changed for Flux, and what of Flux may be asked. Default none.
+    pub flux: Vec<FluxGrant>,
     /// Which verbs are granted. Default `apply`.
     pub verbs: BTreeSet<Verb>,
     /// Which sensitive metadata manifests may set. Default none.
     pub metadata: BTreeSet<SensitiveMetadata>,
+}
+
+/// `[[rule.cluster.NAME.flux]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FluxGrant {
+    /// Addresses of repositories.
+    pub repositories: Vec<Pattern>,
+    /// Their branches.
+    pub branches: Vec<Pattern>,
+    /// Files of them that may be changed.
+    pub files: Vec<Pattern>,
+    /// Sources, Kustomizations and HelmReleases, as `namespace/name`, that may be told to reconcile.
+    pub objects: Vec<Pattern>,
 }
 
 /// What may be done with an app.
@@ -107,6 +122,12 @@ pub enum Verb {
     Rollback,
     /// Have Secrets kept fresh after the deploy.
     Rotate,
+    /// Push commits to a branch that Flux reads.
+    Commit,
+    /// Tell Flux to reconcile now.
+    Reconcile,
+    /// Take such a commit back when its rollout failed.
+    Revert,
 }
 
 /// Metadata through which an object reaches beyond itself.

@@ -119,6 +119,13 @@ pub enum Entry {
         /// As in [`Entry::Applying`].
         fence: u64,
     },
+    /// A commit is about to be pushed; a later one takes its place.
+    Pushing {
+        /// The branch, in words.
+        branch: String,
+        /// The commit.
+        commit: String,
+    },
     /// All writes of this run begin now.
     Applying {
         /// The number of the lock that it holds; 0 where it needs none.

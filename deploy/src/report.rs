@@ -6,6 +6,7 @@
 
 pub mod charts;
 mod fields;
+pub mod flux;
 
 use proto::error::Code;
 use proto::error::Place;

@@ -86,7 +86,8 @@ pub fn read(bundle: &Bundle, mode: Mode) -> Result<Request, InputError> {
     }
     let mut manifests = manifest::read(bundle, &spec.manifests, spec.duplicates)?;
     let unused = image::substitute(&mut manifests.objects, &spec.images);
-    if !unused.is_empty() {
+    // With Flux the images belong into the repository, which is not here.
+    if spec.flux.is_none() && !unused.is_empty() {
         let message = "no container of the manifests has an image of this name; correct the name, \
                        or leave it out";
         let place = |name: &String| spec::image_error(file, name, message);
@@ -136,6 +137,7 @@ pub fn rollback(asked: Rollback) -> Result<Request, InputError> {
             duplicates: Duplicates::default(),
             kustomize: None,
             helm: None,
+            flux: None,
             images: BTreeMap::new(),
             rollout,
             health: Vec::new(),

@@ -15,8 +15,10 @@ use serde_json::Value;
 
 use crate::bundle;
 use crate::bundle::InputError;
+use crate::fleet::ValueRule;
 use crate::health;
 use crate::image::ImageRef;
+use crate::ports::Branch;
 use crate::ports::ChartRef;
 use crate::ports::Crds;
 use crate::ports::Hooks;
@@ -31,6 +33,7 @@ use self::conflicts::ConflictRule;
 mod charts;
 pub mod conflicts;
 mod fields;
+mod flux;
 mod healths;
 mod parse;
 mod remote;
@@ -39,6 +42,7 @@ mod secrets;
 mod variables;
 
 pub use self::charts::ValuePath;
+pub use self::flux::FluxName;
 pub use self::rotate::OnDeleted;
 pub use self::rotate::Restart;
 pub use self::rotate::Rotate;
@@ -75,6 +79,8 @@ pub struct Spec {
     pub kustomize: Option<String>,
     /// The chart to render and install; unset: none. Boxed for its size.
     pub helm: Option<Box<Helm>>,
+    /// The branch to change and what Flux makes of it; unset: none. Boxed for its size.
+    pub flux: Option<Box<Flux>>,
     /// Images by the name that manifests use.
     pub images: BTreeMap<String, ImageRef>,
     /// How the rollout is judged.
@@ -147,6 +153,74 @@ pub struct Helm {
     pub hooks: Hooks,
     /// What happens to definitions in `crds/`. Default: Helm installs them once.
     pub crds: Crds,
+}
+
+/// A deploy through Flux: images are replaced in a repository that Flux reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flux {
+    /// The branch.
+    pub branch: Branch,
+    /// Files and folders of the repository in which images may be replaced.
+    pub paths: Vec<String>,
+    /// Who we are to the Git server; unset: nobody.
+    pub credential: Option<GitCredential>,
+    /// The `GitRepository` objects that read the branch.
+    pub sources: Vec<FluxName>,
+    /// The `Kustomization` objects that apply it.
+    pub kustomizations: Vec<FluxName>,
+    /// The `HelmRelease` objects that install charts of it.
+    pub helmreleases: Vec<FluxName>,
+    /// Places of images that nothing in the files marks.
+    pub values: Vec<ValueRule>,
+    /// The first line of the commit, as a template; unset: the usual one.
+    pub message: Option<String>,
+    /// Author and committer.
+    pub author: String,
+    /// The address of both.
+    pub email: String,
+}
+
+impl Flux {
+    /// Lists every object of Flux that is asked.
+    pub fn objects(&self) -> impl Iterator<Item = &FluxName> {
+        let sources = self.sources.iter();
+        sources
+            .chain(&self.kustomizations)
+            .chain(&self.helmreleases)
+    }
+}
+
+/// Where the credential of a Git server is in Vault.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GitCredential {
+    /// For `https`.
+    Password {
+        /// Mount and path.
+        path: VaultPath,
+        /// The field with the user name.
+        username: String,
+        /// The field with the password or token.
+        password: String,
+    },
+    /// For `ssh`.
+    Key {
+        /// Mount and path.
+        path: VaultPath,
+        /// The field with the private key.
+        identity: String,
+        /// The field with the server's keys.
+        known_hosts: String,
+    },
+}
+
+impl GitCredential {
+    /// Returns where it is.
+    #[must_use]
+    pub const fn path(&self) -> &VaultPath {
+        match self {
+            Self::Password { path, .. } | Self::Key { path, .. } => path,
+        }
+    }
 }
 
 /// Where a chart is.
@@ -230,6 +304,8 @@ pub enum OnFailure {
     Keep,
     /// The last revision that was deployed is put back and watched.
     Rollback,
+    /// The commit is reverted, and Flux is waited for again; for deploys through Flux.
+    Revert,
 }
 
 /// What a run does that finds another run of the app.

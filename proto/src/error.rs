@@ -75,6 +75,18 @@ pub enum Code {
     ChartInvalid,
     /// The server of the chart did not answer within the run's deadline (424).
     ChartUnavailable,
+    /// The Git server does not take the credential (424).
+    GitDenied,
+    /// The repository or branch that the spec names does not exist (424).
+    GitMissing,
+    /// The Git server refuses the push (424).
+    GitRefused,
+    /// The Git server did not answer within the run's deadline (424).
+    GitUnavailable,
+    /// The repository has no place for an image of the spec (424).
+    ImagePlaceMissing,
+    /// Flux could not carry the deploy out as things are (424).
+    FluxNotReady,
     /// The API server did not answer within the run's deadline (424).
     ClusterUnavailable,
     /// Another field manager owns a field (424).
@@ -220,6 +232,12 @@ impl Code {
             | Self::ChartMissing
             | Self::ChartInvalid
             | Self::ChartUnavailable
+            | Self::GitDenied
+            | Self::GitMissing
+            | Self::GitRefused
+            | Self::GitUnavailable
+            | Self::ImagePlaceMissing
+            | Self::FluxNotReady
             | Self::ClusterUnavailable
             | Self::ApplyConflict
             | Self::RolloutFailed
@@ -266,6 +284,12 @@ impl Code {
             Self::ChartMissing => "chart_missing",
             Self::ChartInvalid => "chart_invalid",
             Self::ChartUnavailable => "chart_unavailable",
+            Self::GitDenied => "git_denied",
+            Self::GitMissing => "git_missing",
+            Self::GitRefused => "git_refused",
+            Self::GitUnavailable => "git_unavailable",
+            Self::ImagePlaceMissing => "image_place_missing",
+            Self::FluxNotReady => "flux_not_ready",
             Self::ClusterUnavailable => "cluster_unavailable",
             Self::ApplyConflict => "apply_conflict",
             Self::RolloutFailed => "rollout_failed",
@@ -312,6 +336,12 @@ impl Code {
             Self::ChartMissing => "The chart that the spec names cannot be had",
             Self::ChartInvalid => "The chart that was fetched is not taken",
             Self::ChartUnavailable => "The chart's server did not answer in time",
+            Self::GitDenied => "The Git server does not take the credential",
+            Self::GitMissing => "The repository or branch does not exist",
+            Self::GitRefused => "The Git server refuses the push",
+            Self::GitUnavailable => "The Git server did not answer in time",
+            Self::ImagePlaceMissing => "The repository has no place for an image",
+            Self::FluxNotReady => "Flux cannot carry this out now",
             Self::ClusterUnavailable => "The cluster did not answer in time",
             Self::ApplyConflict => "Another manager owns a field",
             Self::RolloutFailed => "The rollout failed",
@@ -332,6 +362,7 @@ impl Code {
             self,
             Self::VaultUnavailable
                 | Self::ChartUnavailable
+                | Self::GitUnavailable
                 | Self::ClusterUnavailable
                 | Self::RolloutTimeout
                 | Self::Locked
@@ -355,6 +386,7 @@ mod tests {
             Code::ApplyConflict,
             Code::ChartUnavailable,
             Code::RotationRefused,
+            Code::FluxNotReady,
         ] {
             let json = serde_json::to_string(&code).expect("a code is serializable");
             assert_eq!(json, format!("\"{}\"", code.word()));

@@ -13,7 +13,6 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use anyhow::Context as _;
 use anyhow::Result;
 use anyhow::ensure;
 use clap::Args;
@@ -58,8 +57,11 @@ pub(super) async fn public(options: &Public, programs: &agent::Programs) -> Resu
     Row::head();
     for set in sets::list()? {
         if options.only.is_empty() || options.only.contains(&set.name) {
-            let row = one(&set, options, programs, &tools).await;
-            row.with_context(|| set.name.clone())?.print(&set);
+            match one(&set, options, programs, &tools).await {
+                Ok(row) => row.print(&set),
+                // The others are worth their rows all the same.
+                Err(error) => println!("{:<25} could not be had: {error:#}", set.name),
+            }
         }
     }
     Ok(())

@@ -97,6 +97,12 @@ impl Exit {
             | Code::ChartMissing
             | Code::ChartInvalid
             | Code::ChartUnavailable
+            | Code::GitDenied
+            | Code::GitMissing
+            | Code::GitRefused
+            | Code::GitUnavailable
+            | Code::ImagePlaceMissing
+            | Code::FluxNotReady
             | Code::ClusterUnavailable
             | Code::ApplyConflict
             | Code::RolloutFailed

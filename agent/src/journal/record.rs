@@ -128,6 +128,10 @@ pub(super) enum StoredEntry {
         #[serde(default)]
         fence: u64,
     },
+    Pushing {
+        branch: String,
+        commit: String,
+    },
     Supplied,
     Applied {
         #[serde(default)]
@@ -197,6 +201,7 @@ impl From<Entry> for StoredEntry {
             Entry::Planned { brief: _ } => Self::Planned,
             Entry::Resumed { fence } => Self::Resumed { fence },
             Entry::Applying { fence } => Self::Applying { fence },
+            Entry::Pushing { branch, commit } => Self::Pushing { branch, commit },
             Entry::Supplied => Self::Supplied,
             Entry::Applied { objects } => Self::Applied {
                 objects: objects.into_iter().map(StoredObject::from).collect(),

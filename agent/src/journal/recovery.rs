@@ -272,7 +272,7 @@ impl UnfinishedRun {
             StoredEntry::TokenMade { .. }
             | StoredEntry::TokenEnded { .. }
             | StoredEntry::TokenKept { .. } => {}
-            StoredEntry::Planned => {}
+            StoredEntry::Planned | StoredEntry::Pushing { .. } => {}
             StoredEntry::Resumed { fence } => {
                 self.fence = fence;
                 self.restarts += 1;

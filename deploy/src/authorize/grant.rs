@@ -26,6 +26,7 @@ use crate::spec::SecretSpec;
 use crate::spec::Source;
 
 use super::charts;
+use super::flux;
 use super::scope::Scope;
 use super::scope::Scopes;
 use super::verbs::granted_verb;
@@ -109,6 +110,7 @@ pub(super) fn decide(
     }
     let namespace = progress.step(namespace(grant, request))?;
     progress.step(charts::fetch(grant, request))?;
+    progress.step(flux::flux(rule, grant, request))?;
     for secret in &request.spec.secrets {
         progress.step(secret_name(grant, secret, &namespace))?;
         for path in vault_paths(secret) {
@@ -274,7 +276,7 @@ fn vault_paths(secret: &SecretSpec) -> impl Iterator<Item = &VaultPath> {
     })
 }
 
-fn vault_path(rule: &Rule, path: &VaultPath) -> Result<(), Refusal> {
+pub(super) fn vault_path(rule: &Rule, path: &VaultPath) -> Result<(), Refusal> {
     let patterns = rule.vault.as_ref().map_or(&[][..], |vault| &vault.paths);
     if patterns.iter().any(|pattern| pattern.matches(path)) {
         return Ok(());
@@ -388,28 +390,34 @@ fn sensitive_metadata(grant: &ClusterGrant, object: &Object, id: &ObjectId) -> R
 }
 
 fn images(grant: &ClusterGrant, object: &Object, id: &ObjectId) -> Result<(), Refusal> {
-    for image in images_of(object) {
-        let Ok(parsed) = ImageRef::parse(&image) else {
-            return Err(refuse(
-                format!("{id}: a container's image is no valid reference"),
-                "write it as registry/repository:tag@sha256:digest",
-            ));
-        };
-        if grant.require_digest && parsed.digest.is_none() {
-            return Err(refuse(
-                format!("{id}: the image {image} has no digest, which the rule requires"),
-                "append @sha256:.., or name the image under `images` in quaymaster.yaml",
-            ));
-        }
-        if let Some(patterns) = &grant.images
-            && !any(patterns, &image)
-            && !any(patterns, &parsed.name)
-        {
-            return Err(refuse(
-                format!("{id}: the image {image} is not granted"),
-                ASK,
-            ));
-        }
+    let place = id.to_string();
+    images_of(object)
+        .iter()
+        .try_for_each(|reference| image(grant, reference, &place))
+}
+
+/// Decides about one image.
+pub(super) fn image(grant: &ClusterGrant, image: &str, place: &str) -> Result<(), Refusal> {
+    let Ok(parsed) = ImageRef::parse(image) else {
+        return Err(refuse(
+            format!("{place}: a container's image is no valid reference"),
+            "write it as registry/repository:tag@sha256:digest",
+        ));
+    };
+    if grant.require_digest && parsed.digest.is_none() {
+        return Err(refuse(
+            format!("{place}: the image {image} has no digest, which the rule requires"),
+            "append @sha256:.., or name the image under `images` in quaymaster.yaml",
+        ));
+    }
+    if let Some(patterns) = &grant.images
+        && !any(patterns, image)
+        && !any(patterns, &parsed.name)
+    {
+        return Err(refuse(
+            format!("{place}: the image {image} is not granted"),
+            ASK,
+        ));
     }
     Ok(())
 }

@@ -146,6 +146,7 @@ fn request(secrets: Vec<SecretSpec>, objects: Vec<Object>) -> Request {
             secrets,
             kustomize: None,
             helm: None,
+            flux: None,
             manifests: Vec::new(),
             duplicates: crate::spec::Duplicates::Refuse,
             images: BTreeMap::new(),

@@ -23,8 +23,13 @@ pub(super) fn verbs(request: &Request) -> Vec<Verb> {
     if rollout.prune {
         verbs.push(Verb::Prune);
     }
-    if rollout.on_failure == OnFailure::Rollback {
-        verbs.push(Verb::Rollback);
+    match rollout.on_failure {
+        OnFailure::Keep => {}
+        OnFailure::Rollback => verbs.push(Verb::Rollback),
+        OnFailure::Revert => verbs.push(Verb::Revert),
+    }
+    if request.spec.flux.is_some() {
+        verbs.extend([Verb::Commit, Verb::Reconcile]);
     }
     if request
         .spec
@@ -45,6 +50,11 @@ pub(super) fn granted_verb(grant: &ClusterGrant, verb: Verb) -> Result<(), Refus
         Verb::Apply => "deploying (the verb apply) is not granted",
         Verb::Prune => "rollout.prune needs the verb prune, which is not granted",
         Verb::Rollback => "going back to a revision needs the verb rollback, which is not granted",
+        Verb::Commit => "changing a branch for Flux needs the verb commit, which is not granted",
+        Verb::Reconcile => {
+            "telling Flux to reconcile needs the verb reconcile, which is not granted"
+        }
+        Verb::Revert => "on_failure: revert needs the verb revert, which is not granted",
         Verb::Rotate => {
             "keeping a Secret fresh (rotate) needs the verb rotate, which is not granted"
         }

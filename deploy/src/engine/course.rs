@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 
+use futures::FutureExt as _;
 use futures::future;
 use proto::error::Code;
 use proto::error::Problem;
@@ -20,6 +21,8 @@ use super::book;
 use super::book::After;
 use super::book::App;
 use super::charts;
+use super::flux;
+use super::flux::Fleet;
 use super::told;
 use super::values;
 use crate::apply;
@@ -60,6 +63,8 @@ pub(super) struct Course<'a> {
     pub(super) reins: Reins,
     /// What is recorded of its revision beside the writes.
     pub(super) pieces: Option<Pieces>,
+    /// What a run through Flux has; unset for all others.
+    pub(super) fleet: Option<&'a mut Fleet>,
 }
 
 impl Course<'_> {
@@ -69,7 +74,8 @@ impl Course<'_> {
         let deletes = prune::going(rollout, self.leftovers).next().is_some();
         let unwell = self.past.revisions.last();
         let unwell = unwell.is_some_and(|revision| revision.state != State::Deployed);
-        self.plan.writes() || deletes || unwell
+        let commits = self.fleet.as_ref().is_some_and(|fleet| fleet.changes());
+        self.plan.writes() || deletes || unwell || commits
     }
 
     async fn begin(&mut self, tools: &Tools<'_>, patience: &Patience<'_>) -> Result<(), Problem> {
@@ -165,10 +171,18 @@ async fn after_writing(
 ) -> Verdict {
     let plan = course.plan;
     let (verdict, objects) = match applied {
-        Ok(applied) => (
-            judge(plan.permit(), applied, &course.reins, tools, patience).await,
-            applied.objects(),
-        ),
+        Ok(applied) => {
+            let objects = applied.objects();
+            // Boxed for its size.
+            let through = flux::deliver(course, objects, tools, patience).boxed();
+            match through.await {
+                Some(verdict) => (verdict, objects),
+                None => (
+                    judge(plan.permit(), applied, &course.reins, tools, patience).await,
+                    objects,
+                ),
+            }
+        }
         Err(failure) if course.reins.writing.is_cancelled() && !tools.stop.is_cancelled() => {
             return Verdict::problem(report::of_lost_lock(&course.reins, failure));
         }
@@ -223,6 +237,13 @@ async fn settle(
     verdict.warnings.extend(told::left(plan, course.leftovers));
     if plan.permit().request().spec.helm.is_some() {
         verdict = charts::settle(plan, verdict, tools, patience).await;
+    } else if verdict.status == Status::Failed
+        && rollout.on_failure == OnFailure::Revert
+        && !tools.stop.is_cancelled()
+    {
+        // Boxed for its size.
+        let back = flux::revert(course, verdict, objects, tools, patience).boxed();
+        verdict = back.await;
     } else if verdict.status == Status::Failed
         && rollout.on_failure == OnFailure::Rollback
         && plan.permit().request().mode == Mode::Deploy

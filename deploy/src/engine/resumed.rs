@@ -162,6 +162,13 @@ async fn carry_on(
             book::close_resumed(&app, &mut verdict, tools, patience).await;
             return verdict;
         }
+        Progress::Writing { .. } | Progress::Supplied { .. } | Progress::Applied { .. }
+            if permit.request().spec.flux.is_some() =>
+        {
+            return interrupted(
+                "its commit may be pushed, in which case Flux goes on with it; the next run pushes nothing twice",
+            );
+        }
         Progress::Writing { .. } if !brief.blind.is_empty() => {
             let mut verdict = tell_what_is_there(permit, brief, &app, all, tools, patience).await;
             book::close_resumed(&app, &mut verdict, tools, patience).await;
@@ -203,6 +210,7 @@ async fn carry_on(
         resumed: true,
         reins,
         pieces: None,
+        fleet: None,
     };
     if let Some(applied) = found {
         return course::watch_on(&mut course, &applied, tools, patience, told).await;

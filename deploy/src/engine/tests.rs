@@ -28,6 +28,7 @@ use crate::register::Home;
 use crate::request;
 use crate::secret::Secret;
 
+mod flux;
 mod kept;
 mod remote;
 mod resumed;
@@ -49,7 +50,12 @@ kinds = ["v1/ConfigMap", "apps/Deployment", "v1/Secret:app-own"]
 secrets = ["app-*"]
 require_digest = false
 charts = ["oci://registry.example.com/team/*"]
-verbs = ["apply", "rotate"]
+verbs = ["apply", "rotate", "commit", "reconcile", "revert"]
+[[rule.cluster.demo.flux]]
+repositories = ["https://git.example.com/team/*"]
+branches = ["main"]
+files = ["apps/*"]
+objects = ["flux-system/*"]
 "#;
 
 const SECRETS: &str = "version: 1\nname: app\nsecrets:\n  - name: app-db\n    keys:\n      user: { vault: database/creds/app, field: username }\n      password: { vault: database/creds/app, field: password }\n      api: { vault: kv/app/api, field: key }\n      url: { template: \"db://{{ user }}:{{ password }}@db\" }\n";

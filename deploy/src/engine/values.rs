@@ -32,6 +32,7 @@ use crate::resolve::Keeping;
 use crate::resolve::ResolvedSecrets;
 use crate::resolve::Scope;
 use crate::resolve::clean_up;
+use crate::spec::SecretSpec;
 
 /// How long cleaning up after a run may take.
 const CLEAN_UP: std::time::Duration = std::time::Duration::from_secs(30);
@@ -57,6 +58,18 @@ pub(super) async fn draft(
     patience: &Patience<'_>,
 ) -> Result<Option<Draft>, Problem> {
     let specs = &permit.request().spec.secrets;
+    draft_of(specs, permit, login, (scope, lost), tools, patience).await
+}
+
+/// Reads the values that some specs ask for.
+pub(super) async fn draft_of(
+    specs: &[SecretSpec],
+    permit: &Permit,
+    login: Option<&Login>,
+    (scope, lost): (Scope, BTreeMap<String, Record>),
+    tools: &Tools<'_>,
+    patience: &Patience<'_>,
+) -> Result<Option<Draft>, Problem> {
     if specs.is_empty() {
         // No Vault login happens for a run that needs no secret.
         return Ok(None);

@@ -34,6 +34,8 @@ struct State {
     heads: BTreeMap<Branch, CommitId>,
     /// What the next calls that reach the server say instead.
     faults: VecDeque<GitError>,
+    /// What every push is answered with; unset: by what is there.
+    refusal: Option<GitError>,
     /// Commits of others that are pushed just before the next pushes of ours.
     races: VecDeque<Files>,
 }
@@ -103,6 +105,11 @@ impl FakeGit {
     /// Makes the next call that reaches the server fail.
     pub fn fail(&self, error: GitError) {
         lock(&self.0).faults.push_back(error);
+    }
+
+    /// Makes every push fail.
+    pub fn refuse_pushes(&self, error: GitError) {
+        lock(&self.0).refusal = Some(error);
     }
 
     /// Lets somebody else push just before our next push.
@@ -194,6 +201,9 @@ impl Git for FakeGit {
             }
             if let Some(fault) = state.faults.pop_front() {
                 return Err(fault);
+            }
+            if let Some(refusal) = &state.refusal {
+                return Err(refusal.clone());
             }
             let head = state.heads.get(branch).ok_or(GitError::NotFound)?;
             if !state.is_after(commit, head) {

@@ -12,6 +12,7 @@ use toml::Value;
 
 use super::ClusterGrant;
 use super::Condition;
+use super::FluxGrant;
 use super::KindPattern;
 use super::PathPattern;
 use super::Pattern;
@@ -290,8 +291,8 @@ fn cluster_grants(
     grants
 }
 
-fn cluster_grant(place: String, table: &Table, problems: &mut Vec<String>) -> ClusterGrant {
-    let mut keys = Keys::new(place, table, problems);
+fn cluster_grant(name: String, table: &Table, problems: &mut Vec<String>) -> ClusterGrant {
+    let mut keys = Keys::new(name.clone(), table, problems);
     if !table.contains_key("namespaces") {
         keys.problem("namespaces", "is missing");
     }
@@ -302,6 +303,7 @@ fn cluster_grant(place: String, table: &Table, problems: &mut Vec<String>) -> Cl
         require_digest: keys.flag("require_digest", Flag::Yes) == Flag::Yes,
         images: keys.list("images", image_pattern),
         charts: keys.list("charts", chart_pattern).unwrap_or_default(),
+        flux: Vec::new(),
         verbs: keys
             .list("verbs", verb)
             .map_or_else(|| BTreeSet::from([Verb::Apply]), BTreeSet::from_iter),
@@ -309,11 +311,60 @@ fn cluster_grant(place: String, table: &Table, problems: &mut Vec<String>) -> Cl
             .list("metadata", metadata)
             .map_or_else(BTreeSet::new, BTreeSet::from_iter),
     };
-    if !table.contains_key("kinds") && !table.contains_key("secrets") {
-        keys.problem("kinds", "is missing, and so is secrets: nothing is granted");
+    if !["kinds", "secrets", "flux"]
+        .iter()
+        .any(|key| table.contains_key(*key))
+    {
+        keys.problem(
+            "kinds",
+            "is missing, and so are secrets and flux: nothing is granted",
+        );
     }
+    let listed = keys.take("flux");
     keys.finish();
-    grant
+    ClusterGrant {
+        flux: listed.map_or_else(Vec::new, |value| flux_grants(&name, value, problems)),
+        ..grant
+    }
+}
+
+/// Reads the list of tables `flux`.
+fn flux_grants(place: &str, value: &Value, problems: &mut Vec<String>) -> Vec<FluxGrant> {
+    let Some(list) = value.as_array().filter(|list| !list.is_empty()) else {
+        problems.push(format!(
+            "{place}: flux: is no list; write each grant as [[rule.cluster.NAME.flux]]"
+        ));
+        return Vec::new();
+    };
+    let mut grants = Vec::new();
+    for (number, value) in list.iter().enumerate() {
+        let place = format!("{place}: flux number {}", number + 1);
+        let Some(table) = value.as_table() else {
+            problems.push(format!("{place}: is no table"));
+            continue;
+        };
+        let mut keys = Keys::new(place, table, problems);
+        for key in ["repositories", "branches", "files", "objects"] {
+            if !table.contains_key(key) {
+                keys.problem(key, "is missing");
+            }
+        }
+        grants.push(FluxGrant {
+            repositories: keys
+                .list("repositories", repository_pattern)
+                .unwrap_or_default(),
+            branches: keys.list("branches", Pattern::parse).unwrap_or_default(),
+            files: keys.list("files", Pattern::parse).unwrap_or_default(),
+            objects: keys.list("objects", Pattern::parse).unwrap_or_default(),
+        });
+        keys.finish();
+    }
+    grants
+}
+
+/// A pattern over addresses of repositories; a wildcard must not reach into the name of the server.
+fn repository_pattern(text: &str) -> Result<Pattern, String> {
+    server_pattern(text, &["https://", "ssh://", "http://"])
 }
 
 /// A pattern over names of objects and namespaces.
@@ -337,18 +388,34 @@ fn image_pattern(text: &str) -> Result<Pattern, String> {
 
 /// A pattern over addresses of charts; a wildcard must not reach into the name of the server.
 fn chart_pattern(text: &str) -> Result<Pattern, String> {
+    let pattern = server_pattern(text, &["oci://", "https://", "http://"])?;
+    if text.contains('@') {
+        return Err("can match no address: servers of charts have no user names".to_owned());
+    }
+    Ok(pattern)
+}
+
+/// A pattern over addresses of some schemes, the first two of which are told.
+fn server_pattern(text: &str, schemes: &[&str]) -> Result<Pattern, String> {
     let pattern = Pattern::parse(text)?;
-    let schemes = ["oci://", "https://", "http://"];
     let Some(rest) = schemes.iter().find_map(|scheme| text.strip_prefix(scheme)) else {
-        return Err("is no address of charts; expected oci://.. or https://..".to_owned());
+        let told: Vec<String> = schemes
+            .iter()
+            .take(2)
+            .map(|one| format!("{one}.."))
+            .collect();
+        return Err(format!(
+            "is no such address; expected {}",
+            told.join(" or ")
+        ));
     };
     let head = rest.split('*').next().unwrap_or_default();
     match head.split_once('/') {
         None | Some(("", _)) => {
             Err("has no `/` behind the server's name, or a wildcard before it".to_owned())
         }
-        Some((server, _)) if server.chars().any(|c| c.is_ascii_uppercase() || c == '@') => {
-            Err("can match no address: servers are lower case, without user names".to_owned())
+        Some((server, _)) if server.chars().any(|c| c.is_ascii_uppercase()) => {
+            Err("can match no address: servers are lower case".to_owned())
         }
         Some(_) => Ok(pattern),
     }
@@ -360,7 +427,14 @@ fn verb(text: &str) -> Result<Verb, String> {
         "prune" => Ok(Verb::Prune),
         "rollback" => Ok(Verb::Rollback),
         "rotate" => Ok(Verb::Rotate),
-        _ => Err("is no verb; expected apply, prune or rollback".to_owned()),
+        "commit" => Ok(Verb::Commit),
+        "reconcile" => Ok(Verb::Reconcile),
+        "revert" => Ok(Verb::Revert),
+        _ => Err(
+            "is no verb; expected apply, prune, rollback, rotate, commit, reconcile or \
+                  revert"
+                .to_owned(),
+        ),
     }
 }
 

@@ -190,25 +190,14 @@ impl<'a> Fields<'a> {
     pub(super) fn nothing(&self, errors: &mut Errors) {
         errors.at(
             &self.spot,
-            "there is nothing to do: name 'secrets', one of 'manifests', 'kustomize' and 'helm', or \
-             both",
+            "there is nothing to do: name 'secrets', one of 'manifests', 'kustomize', 'helm' \
+             and 'flux', or both",
         );
-    }
-
-    /// Refuses a field that later versions will take.
-    pub(super) fn refuse(&self, name: &str, errors: &mut Errors) {
-        if let Some(spot) = self.take(name) {
-            errors.at(
-                &spot,
-                format!("'{name}' is not supported by this version; leave it out"),
-            );
-        }
     }
 }
 
 fn list(known: &[&str]) -> String {
-    let mut names: BTreeSet<_> = known.iter().copied().collect();
-    names.retain(|name| !super::parse::LATER.contains(name));
+    let names: BTreeSet<_> = known.iter().copied().collect();
     let names: Vec<_> = names.into_iter().collect();
     format!("there are {}", names.join(", "))
 }

@@ -1,7 +1,6 @@
 //! The fields of `quaymaster.yaml`, from the top down.
 //!
-//! Called by [`super::parse()`] with the located tree. Everything wrong is reported at once; words that
-//! later versions will know are refused by name, never passed over.
+//! Called by [`super::parse()`] with the located tree. Everything wrong is reported at once.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,6 +20,7 @@ use super::conflicts;
 use super::fields::Errors;
 use super::fields::Fields;
 use super::fields::Spot;
+use super::flux;
 use super::healths;
 use super::secrets;
 use super::variables;
@@ -29,9 +29,6 @@ use crate::image::ImageRef;
 use crate::yaml::core::Scalar;
 use crate::yaml::core::scalar;
 use crate::yaml::tree::Node;
-
-/// Words that the design knows and this version does not do.
-pub(super) const LATER: &[&str] = &["flux"];
 
 const TOP: &[&str] = &[
     "version",
@@ -99,17 +96,18 @@ fn top(fields: &Fields<'_>, errors: &mut Errors) -> Option<Spec> {
     let helm = fields
         .take("helm")
         .and_then(|spot| charts::helm(spot, name.as_ref(), &images, errors));
+    let flux = fields
+        .take("flux")
+        .and_then(|spot| flux::flux(spot, &images, errors));
     one_source(fields, errors);
     let rollout = rollout(fields, errors);
+    flux::on_failure(fields, flux.as_ref(), &rollout, errors);
     let health = fields.take("health");
     let health = health.map(|spot| healths::rules(&spot, errors));
     let conflicts = fields.take("conflicts");
     let conflicts = conflicts.map(|spot| conflicts::rules(&spot, errors));
     let adopt = fields.take("adopt");
     let adopt = adopt.map(|spot| conflicts::adopt(&spot, errors));
-    for word in LATER {
-        fields.refuse(word, errors);
-    }
     let sources = ["secrets", "manifests", "kustomize", "helm", "flux"];
     if sources.iter().all(|word| fields.take(word).is_none()) {
         fields.nothing(errors);
@@ -123,6 +121,7 @@ fn top(fields: &Fields<'_>, errors: &mut Errors) -> Option<Spec> {
         duplicates: duplicates.unwrap_or_default(),
         kustomize,
         helm: helm.map(Box::new),
+        flux: flux.map(Box::new),
         images,
         rollout,
         health: health.unwrap_or_default(),
@@ -134,7 +133,7 @@ fn top(fields: &Fields<'_>, errors: &mut Errors) -> Option<Spec> {
 
 /// Refuses a second source of objects: two would have two owners and no order.
 fn one_source(fields: &Fields<'_>, errors: &mut Errors) {
-    let words = ["manifests", "kustomize", "helm"];
+    let words = ["manifests", "kustomize", "helm", "flux"];
     let mut given = words
         .iter()
         .filter_map(|word| Some((word, fields.take(word)?)));
@@ -144,7 +143,7 @@ fn one_source(fields: &Fields<'_>, errors: &mut Errors) {
     for (_, spot) in given {
         errors.at(
             &spot,
-            format!("'{first}' is given too; name one of manifests, kustomize and helm"),
+            format!("'{first}' is given too; name one of manifests, kustomize, helm and flux"),
         );
     }
 }
@@ -218,8 +217,9 @@ fn rollout(fields: &Fields<'_>, errors: &mut Errors) -> Rollout {
     if let Some(spot) = rollout.take("on_failure") {
         match spot.text(errors) {
             Some("rollback") => read.on_failure = OnFailure::Rollback,
+            Some("revert") => read.on_failure = OnFailure::Revert,
             Some("keep") | None => {}
-            Some(_) => errors.at(&spot, "expected keep or rollback"),
+            Some(_) => errors.at(&spot, "expected keep, rollback, or for Flux revert"),
         }
     }
     if let Some(spot) = rollout.take("when_locked") {

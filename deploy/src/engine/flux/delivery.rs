@@ -1,0 +1,336 @@
+//! One commit on its way to the cluster: Flux is asked, waited for, and looked at beside the workloads.
+//!
+//! Used by [`super`] for a commit of ours and for the one that takes it back.
+
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use proto::error::Code;
+use proto::error::Problem;
+use proto::event::Stage;
+use proto::report::Cause;
+use proto::report::Status;
+use tokio::time::Instant;
+
+use crate::authorize::Permit;
+use crate::backoff::Patience;
+use crate::engine::Tools;
+use crate::engine::course::KEPT;
+use crate::flux::FluxError;
+use crate::flux::objects;
+use crate::flux::scene;
+use crate::flux::wait::Said;
+use crate::flux::wait::Stand;
+use crate::flux::wait::Waiter;
+use crate::object::AppliedObject;
+use crate::ports::CommitId;
+use crate::ports::GitLogin;
+use crate::report;
+use crate::report::Verdict;
+use crate::spec::Flux;
+use crate::watch;
+use crate::watch::Outcome;
+use crate::watch::Watched;
+
+/// How long the watch may look for a cause once Flux has said that it failed.
+const LOOK: Duration = Duration::from_secs(8);
+
+/// One commit on its way to the cluster.
+pub(super) struct Delivery<'a, 'b> {
+    pub(super) permit: &'a Permit,
+    pub(super) flux: &'a Flux,
+    pub(super) login: &'a GitLogin,
+    pub(super) tools: &'a Tools<'b>,
+    /// What stops it, and when it ends.
+    pub(super) patience: Patience<'a>,
+    /// What the run wrote itself, judged with the rest.
+    pub(super) own: &'a [AppliedObject],
+}
+
+/// How Flux and the workloads ended.
+enum End {
+    Ready(usize, Vec<String>),
+    Failed(String, Vec<Cause>),
+    TimedOut(Vec<Cause>),
+    Stopped,
+    Trouble(FluxError),
+}
+
+impl Delivery<'_, '_> {
+    /// Waits for one commit and tells how it fared.
+    pub(super) async fn verdict(&self, commit: &CommitId) -> Verdict {
+        let log = self.tools.log;
+        log.start(Stage::Watch, "wait for Flux and watch the rollout");
+        // Another one for each commit of a run, and for each run.
+        let now = self.tools.ports.clock.now();
+        let token = format!("{now:.3}-{}-{}", self.tools.id, commit.short());
+        let waiter = Waiter::new(
+            self.flux,
+            commit,
+            self.permit.actor(),
+            self.login,
+            self.tools.ports,
+            token,
+        );
+        // Boxed for its size.
+        let end = self.end(&waiter).boxed().await;
+        let later = waiter.later().await;
+        let verdict = self.told(end, commit);
+        let verdict = match later {
+            None => verdict,
+            Some(later) => self.with_later(verdict, commit, &later).await,
+        };
+        log.end_stage(Stage::Watch);
+        verdict
+    }
+
+    /// Waits until the workloads and Flux agree.
+    async fn end(&self, waiter: &Waiter<'_>) -> End {
+        let (log, patience) = (self.tools.log, &self.patience);
+        if let Err(error) = waiter.sources(patience).await {
+            return self.trouble(error);
+        }
+        log.info("the source has fetched it");
+        if let Err(error) = waiter.ask(patience).await {
+            return self.trouble(error);
+        }
+        let begun = |stand: &Stand| matches!(stand, Stand::Applied | Stand::Ready);
+        let stands = match waiter.appliers_are(begun, patience).await {
+            Ok(stands) => stands,
+            Err(error) => return self.late(error, waiter).await,
+        };
+        self.judge(waiter, stands).await
+    }
+
+    /// Looks at Flux and at the workloads side by side.
+    async fn judge(&self, waiter: &Waiter<'_>, stands: Vec<Said>) -> End {
+        let mut stands = stands;
+        let mut judged: Option<Vec<AppliedObject>> = None;
+        loop {
+            let objects = match self.workloads(&stands).await {
+                Ok(objects) => objects,
+                Err(error) => return self.trouble(error),
+            };
+            if let Some(failed) = failure(&stands) {
+                return self.failed(failed, &objects).await;
+            }
+            let all_ready = stands.iter().all(|(_, stand, _)| *stand == Stand::Ready);
+            if all_ready && judged.as_ref() == Some(&objects) {
+                let count = objects.len() + self.own.len();
+                return End::Ready(count, Vec::new());
+            }
+            stands = match self.side_by_side(waiter, &objects).await {
+                Ok(Ok(next)) => next,
+                Ok(Err(error)) => return self.late(error, waiter).await,
+                Err(end) => return end,
+            };
+            judged = Some(objects);
+        }
+    }
+
+    /// Watches workloads and asks Flux until both have spoken; what fails first for good decides.
+    async fn side_by_side(
+        &self,
+        waiter: &Waiter<'_>,
+        objects: &[AppliedObject],
+    ) -> Result<Result<Vec<Said>, FluxError>, End> {
+        let watching = self.watch(objects, self.patience.deadline).fuse();
+        let is_ready = |stand: &Stand| *stand == Stand::Ready;
+        let asking = waiter.appliers_are(is_ready, &self.patience).fuse();
+        futures::pin_mut!(watching, asking);
+        // Both are polled again below, or the run ends with what the first one says.
+        futures::select! {
+            outcome = watching => {
+                ended(outcome)?;
+                Ok(asking.await)
+            }
+            said = asking => {
+                // Where all is ready for Flux, it is judged by the same look as any deploy.
+                if said.as_ref().is_ok_and(|said| failure(said).is_none()) {
+                    ended(watching.await)?;
+                }
+                Ok(said)
+            }
+        }
+    }
+
+    async fn workloads(&self, stands: &[Said]) -> Result<Vec<AppliedObject>, FluxError> {
+        let namespace = self.permit.namespace().as_str();
+        let mut all: Vec<AppliedObject> = Vec::new();
+        for (id, _, object) in stands {
+            let found = objects::workloads(
+                id,
+                object,
+                namespace,
+                self.permit.actor(),
+                self.tools.ports,
+                &self.patience,
+            );
+            for one in found.await? {
+                if !all.iter().any(|other| other.id == one.id) {
+                    all.push(one);
+                }
+            }
+        }
+        // The resource version moves with every look of a controller; it says nothing here.
+        all.iter_mut().for_each(|one| one.resource_version.clear());
+        Ok(all)
+    }
+
+    async fn watch(&self, objects: &[AppliedObject], deadline: Instant) -> Outcome {
+        let all: Vec<AppliedObject> = objects.iter().chain(self.own).cloned().collect();
+        watch::watch(
+            Watched {
+                objects: &all,
+                namespace: self.permit.namespace().as_str(),
+                rules: &self.permit.request().spec.health,
+            },
+            self.permit.actor(),
+            self.tools.ports,
+            self.tools.log,
+            deadline.min(self.patience.deadline),
+            self.patience.stop,
+        )
+        .await
+    }
+
+    /// Flux has said that it failed: the workloads are looked at for why.
+    async fn failed(&self, cause: Cause, objects: &[AppliedObject]) -> End {
+        let said = format!("{} failed", cause.object);
+        if !objects.is_empty() {
+            let found = self.watch(objects, Instant::now() + LOOK).await;
+            if let Outcome::Failed { mut causes } | Outcome::TimedOut { mut causes } = found
+                && !causes.is_empty()
+            {
+                causes.push(cause);
+                return End::Failed("the rollout failed".to_owned(), causes);
+            }
+        }
+        End::Failed(said, vec![cause])
+    }
+
+    /// The deadline came while Flux was waited for: the workloads may say why.
+    async fn late(&self, error: FluxError, waiter: &Waiter<'_>) -> End {
+        let FluxError::Late { what } = error else {
+            return self.trouble(error);
+        };
+        End::TimedOut(vec![waiter.not_done(&what).await])
+    }
+
+    fn trouble(&self, error: FluxError) -> End {
+        match error {
+            FluxError::Stopped => End::Stopped,
+            FluxError::Late { what } => End::TimedOut(vec![Cause {
+                kind: "flux_late".to_owned(),
+                object: self.flux.branch.to_string(),
+                message: format!("waiting for {what} took too long"),
+                evidence: Vec::new(),
+                hint: Some(
+                    "look at `flux get all -A` and the logs of Flux's controllers".to_owned(),
+                ),
+            }]),
+            error => End::Trouble(error),
+        }
+    }
+
+    fn told(&self, end: End, commit: &CommitId) -> Verdict {
+        let name = &self.permit.request().spec.name;
+        let short = commit.short();
+        match end {
+            End::Ready(count, warnings) => Verdict::succeeded(
+                format!(
+                    "{name} is deployed through Flux: commit {short} is applied, {count} objects are ready"
+                ),
+                warnings,
+            ),
+            End::Failed(what, causes) => {
+                let why = causes
+                    .first()
+                    .map_or("no cause was found", |cause| &cause.message);
+                let message = format!("{what} at commit {short} of {name}: {why}{KEPT}");
+                Verdict::rollout(Code::RolloutFailed, message, causes)
+            }
+            End::TimedOut(causes) => {
+                let seconds = self.permit.request().spec.rollout.timeout.as_secs();
+                let message =
+                    format!("commit {short} of {name} was not rolled out after {seconds} s{KEPT}");
+                Verdict::rollout(Code::RolloutTimeout, message, causes)
+            }
+            End::Stopped if !self.tools.stop.is_cancelled() => Verdict::problem(Problem::new(
+                Code::ApplyConflict,
+                format!(
+                    "another run took the lock of {name} while this one waited for Flux; commit {short} is pushed"
+                ),
+            )),
+            End::Stopped => Verdict::problem(Problem::new(
+                Code::Cancelled,
+                format!(
+                    "the run was cancelled after commit {short} was pushed; Flux goes on unwatched"
+                ),
+            )),
+            End::Trouble(error) => {
+                let mut problem = report::flux::of_flux(&error);
+                problem.detail = format!("{}; commit {short} is pushed", problem.detail);
+                Verdict::problem(problem)
+            }
+        }
+    }
+
+    /// A later commit is what Flux has: it may have taken our images away again.
+    async fn with_later(&self, verdict: Verdict, commit: &CommitId, later: &CommitId) -> Verdict {
+        let edited = scene::edit(
+            self.permit,
+            self.flux,
+            self.login,
+            self.tools.ports,
+            &self.patience,
+        );
+        let stands = match edited.await {
+            Ok((_, edited)) => edited.changes.is_empty(),
+            Err(_) => false,
+        };
+        let (ours, theirs) = (commit.short(), later.short());
+        if stands {
+            self.tools.log.info(format!(
+                "Flux is at commit {theirs} by now, which comes after ours and names the same images"
+            ));
+            return verdict;
+        }
+        let outcome = match verdict.status {
+            Status::Succeeded => "which is ready".to_owned(),
+            _ => format!("which did not become ready: {}", verdict.message),
+        };
+        let detail = format!("commit {ours} was superseded by {theirs}, {outcome}");
+        Verdict {
+            causes: verdict.causes,
+            ..Verdict::problem(
+                Problem::new(Code::Superseded, detail)
+                    .hint("somebody pushed other images to the same places after this run"),
+            )
+        }
+    }
+}
+
+/// Tells every end of a watch but the good one.
+fn ended(outcome: Outcome) -> Result<(), End> {
+    match outcome {
+        Outcome::Ready { .. } => Ok(()),
+        Outcome::Failed { causes } => Err(End::Failed("the rollout failed".to_owned(), causes)),
+        Outcome::TimedOut { causes } => Err(End::TimedOut(causes)),
+        Outcome::Stopped => Err(End::Stopped),
+    }
+}
+
+/// The first applier that failed, as a cause.
+fn failure(stands: &[Said]) -> Option<Cause> {
+    stands.iter().find_map(|(id, stand, _)| match stand {
+        Stand::Failed { reason, message } => Some(Cause {
+            kind: "flux_failed".to_owned(),
+            object: id.to_string(),
+            message: format!("{id}: {reason}"),
+            evidence: message.lines().take(20).map(str::to_owned).collect(),
+            hint: Some("the message is Flux's own; `flux events` shows more".to_owned()),
+        }),
+        Stand::Waiting | Stand::Applied | Stand::Ready => None,
+    })
+}

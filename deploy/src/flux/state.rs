@@ -1,0 +1,184 @@
+//! What objects of Flux say of themselves.
+//!
+//! Pure; used by [`super::scene`] and [`super::wait`]. The fields are those of the APIs `source.toolkit.fluxcd.io/v1`,
+//! `kustomize.toolkit.fluxcd.io/v1` and `helm.toolkit.fluxcd.io/v2`. `lastAppliedRevision` alone misleads: it
+//! stays at the old revision when a new one fails, so the attempted one is looked at first.
+
+use serde_json::Value;
+
+use crate::object::at;
+use crate::object::list;
+use crate::object::number;
+use crate::object::text;
+use crate::ports::CommitId;
+
+/// The annotation that asks for a reconciliation now; every other value asks again.
+pub(super) const REQUESTED: &str = "reconcile.fluxcd.io/requestedAt";
+
+/// A condition's status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Is {
+    True,
+    False,
+    Unknown,
+}
+
+/// A condition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Condition {
+    pub(super) status: Is,
+    pub(super) reason: String,
+    pub(super) message: String,
+}
+
+/// Reads a condition, if it is about the present generation.
+pub(super) fn condition(object: &Value, kind: &str) -> Option<Condition> {
+    let found = list(object, &["status", "conditions"])
+        .iter()
+        .find(|condition| text(condition, &["type"]) == kind)?;
+    let about = number(found, &["observedGeneration"]);
+    let now = number(object, &["metadata", "generation"]);
+    if about.is_some() && about != now {
+        return None;
+    }
+    Some(Condition {
+        status: match text(found, &["status"]) {
+            "True" => Is::True,
+            "False" => Is::False,
+            _ => Is::Unknown,
+        },
+        reason: text(found, &["reason"]).to_owned(),
+        message: text(found, &["message"]).to_owned(),
+    })
+}
+
+pub(super) fn is_suspended(object: &Value) -> bool {
+    at(object, &["spec", "suspend"]) == Some(&Value::Bool(true))
+}
+
+/// Says whether the controller has seen the present spec.
+pub(super) fn is_observed(object: &Value) -> bool {
+    number(object, &["status", "observedGeneration"]) == number(object, &["metadata", "generation"])
+}
+
+/// Says whether a request was taken up.
+pub(super) fn has_handled(object: &Value, token: &str) -> bool {
+    text(object, &["status", "lastHandledReconcileAt"]) == token
+}
+
+/// Cuts the commit out of a revision: `main@sha1:<id>`, `sha1:<id>`, and `main/<id>` of old.
+pub(super) fn commit(revision: &str) -> Option<CommitId> {
+    let id = revision.rsplit([':', '/']).next()?;
+    CommitId::parse(id)
+}
+
+/// The commit that a source serves.
+pub(super) fn served(source: &Value) -> Option<CommitId> {
+    commit(text(source, &["status", "artifact", "revision"]))
+}
+
+/// The commit that was applied or attempted last.
+pub(super) fn attempted(object: &Value) -> Option<CommitId> {
+    commit(text(object, &["status", "lastAttemptedRevision"]))
+}
+
+/// Says whether a Kustomization has written the objects of the revision that it attempts: all that may
+/// follow are health checks.
+pub(super) fn has_applied(object: &Value) -> bool {
+    let attempted = text(object, &["status", "lastAttemptedRevision"]);
+    if attempted.is_empty() {
+        return false;
+    }
+    let applied = text(object, &["status", "lastAppliedRevision"]) == attempted;
+    let ready = condition(object, "Ready");
+    let done = ready
+        .as_ref()
+        .is_some_and(|ready| ready.status == Is::True && applied);
+    let healthy = condition(object, "Healthy");
+    let checked = healthy.is_some_and(|healthy| {
+        // The message names the revision since kustomize-controller 1.0.
+        healthy.status == Is::Unknown && healthy.message.contains(attempted)
+    });
+    let unhealthy =
+        ready.is_some_and(|ready| ready.status == Is::False && ready.reason == "HealthCheckFailed");
+    done || checked || unhealthy
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const OLD: &str = "1111111111111111111111111111111111111111";
+    const NEW: &str = "2222222222222222222222222222222222222222";
+
+    fn kustomization(attempted: &str, applied: &str, conditions: Value) -> Value {
+        json!({ "metadata": { "generation": 2 },
+            "status": { "observedGeneration": 2,
+                "lastAttemptedRevision": format!("main@sha1:{attempted}"),
+                "lastAppliedRevision": format!("main@sha1:{applied}"),
+                "conditions": conditions } })
+    }
+
+    #[test]
+    fn a_commit_is_read_out_of_every_form_of_revision() {
+        for form in ["main@sha1:", "sha1:", "main/", "release/1@sha1:", ""] {
+            let id = commit(&format!("{form}{NEW}"));
+            assert_eq!(id, CommitId::parse(NEW), "{form}");
+        }
+        assert_eq!(commit("0.1.0+3"), None);
+    }
+
+    #[test]
+    fn what_is_attempted_is_applied_once_health_is_looked_at() {
+        let ready = |status: &str, reason: &str| json!({ "type": "Ready", "status": status, "reason": reason, "message": "m" });
+        let healthy = |revision: &str| {
+            json!({ "type": "Healthy", "status": "Unknown", "reason": "Progressing",
+                "message": format!("Running health checks for revision main@sha1:{revision} with a timeout of 1m0s") })
+        };
+        let progress = ready("Unknown", "Progressing");
+        assert!(!has_applied(&kustomization(NEW, OLD, json!([progress]))));
+        assert!(has_applied(&kustomization(
+            NEW,
+            OLD,
+            json!([progress, healthy(NEW)])
+        )));
+        assert!(!has_applied(&kustomization(
+            NEW,
+            OLD,
+            json!([progress, healthy(OLD)])
+        )));
+        assert!(has_applied(&kustomization(
+            NEW,
+            NEW,
+            json!([ready("True", "Succeeded")])
+        )));
+        // Ready from before: the new revision was attempted and is not applied yet.
+        assert!(!has_applied(&kustomization(
+            NEW,
+            OLD,
+            json!([ready("True", "Succeeded")])
+        )));
+        assert!(!has_applied(&kustomization(
+            NEW,
+            OLD,
+            json!([ready("False", "BuildFailed")])
+        )));
+        assert!(has_applied(&kustomization(
+            NEW,
+            OLD,
+            json!([ready("False", "HealthCheckFailed")])
+        )));
+    }
+
+    #[test]
+    fn a_condition_of_an_older_generation_says_nothing() {
+        let object = |about: i64| {
+            json!({ "metadata": { "generation": 3 }, "status": { "conditions": [
+                { "type": "Ready", "status": "True", "reason": "r", "message": "", "observedGeneration": about }] } })
+        };
+        assert_eq!(condition(&object(2), "Ready"), None);
+        assert!(condition(&object(3), "Ready").is_some());
+    }
+}
