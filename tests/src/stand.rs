@@ -11,6 +11,7 @@ pub mod agent;
 mod certs;
 mod etcd;
 mod forward;
+pub mod git;
 pub mod gitlab;
 mod http;
 pub mod image;

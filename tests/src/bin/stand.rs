@@ -19,7 +19,7 @@ use tests::progress::{Event, Progress};
 use tests::stand::keeper;
 use tests::stand::layout::{Settings, Site, check_name};
 use tests::stand::token::IdToken;
-use tests::stand::{Owner, Stand, agent, isolate, servers, show};
+use tests::stand::{Owner, Stand, agent, git, isolate, servers, show};
 
 /// Real servers for tests, benchmarks and the demo.
 #[derive(Parser)]
@@ -58,6 +58,8 @@ enum Verb {
     Inner { state: PathBuf },
     #[command(hide = true)]
     Servers { state: PathBuf },
+    #[command(hide = true)]
+    Git { state: PathBuf },
     #[command(hide = true)]
     Guard { name: String, base: PathBuf },
 }
@@ -141,6 +143,9 @@ async fn carry_out(verb: Verb) -> Result<()> {
     if let Verb::Servers { state } = &verb {
         return serve(state).await;
     }
+    if let Verb::Git { state } = &verb {
+        return git::http::serve(site(state)?).await;
+    }
     let settings = Settings::read()?;
     match verb {
         Verb::Up(Name { name }) => {
@@ -192,15 +197,16 @@ async fn carry_out(verb: Verb) -> Result<()> {
         Verb::Guard { name, base } => {
             keeper::watch_over(&Settings { base, ..settings }, &name).await
         }
-        Verb::Inner { .. } | Verb::Servers { .. } => bail!("this verb needs no settings"),
+        Verb::Inner { .. } | Verb::Servers { .. } | Verb::Git { .. } => {
+            bail!("this verb needs no settings")
+        }
     }
 }
 
 /// The servers, inside; ends when the keeper's line closes.
 async fn serve(state: &Path) -> Result<()> {
     let progress = Progress::to(std::io::stdout());
-    let text = std::fs::read_to_string(state.join("site.json")).context("reading site.json")?;
-    let site: Site = serde_json::from_str(&text)?;
+    let site = site(state)?;
     let owner = keeper::end_of_input()?;
     let work = async {
         let servers = servers::start(&site, &progress).await?;
@@ -213,6 +219,11 @@ async fn serve(state: &Path) -> Result<()> {
         // Everything in the namespaces is killed when this process ends.
         _ = owner => Ok(()),
     }
+}
+
+fn site(state: &Path) -> Result<Site> {
+    let text = std::fs::read_to_string(state.join("site.json")).context("reading site.json")?;
+    Ok(serde_json::from_str(&text)?)
 }
 
 /// A failure is told as an event, to whoever follows; it was heard, so it is not printed again.

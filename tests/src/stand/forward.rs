@@ -18,21 +18,46 @@ use tokio::net::TcpListener;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-/// Makes each of `ports` inside the namespaces of process `pid` reachable, and says at which port outside.
-///
-/// # Errors
-/// When no port is free or the namespace cannot be entered.
-pub(super) fn start<const N: usize>(pid: u32, ports: [u16; N]) -> Result<[u16; N]> {
-    let network = File::open(format!("/proc/{pid}/ns/net"))
-        .context("opening the stand's network namespace")?;
-    let mut outside = [0; N];
-    let mut listeners = Vec::with_capacity(N);
-    for (slot, inside) in outside.iter_mut().zip(ports) {
+/// A port that is held outside and will be the same inside.
+pub(super) struct Door {
+    listener: StdListener,
+    /// Its number.
+    pub(super) port: u16,
+}
+
+impl Door {
+    /// Holds a port that the kernel picks.
+    ///
+    /// # Errors
+    /// When none is free.
+    pub(super) fn open() -> Result<Self> {
         let listener =
             StdListener::bind((Ipv4Addr::LOCALHOST, 0)).context("opening a port on loopback")?;
         listener.set_nonblocking(true)?;
-        *slot = listener.local_addr()?.port();
-        listeners.push((listener, inside));
+        let port = listener.local_addr()?.port();
+        Ok(Self { listener, port })
+    }
+}
+
+/// Makes each of `ports` inside the namespaces of process `pid` reachable, and says at which port outside;
+/// the ports of `doors` are the same on both sides.
+///
+/// # Errors
+/// When no port is free or the namespace cannot be entered.
+pub(super) fn start<const N: usize>(
+    pid: u32,
+    ports: [u16; N],
+    doors: Vec<Door>,
+) -> Result<[u16; N]> {
+    let network = File::open(format!("/proc/{pid}/ns/net"))
+        .context("opening the stand's network namespace")?;
+    let mut outside = [0; N];
+    let doors = doors.into_iter().map(|door| (door.listener, door.port));
+    let mut listeners: Vec<_> = doors.collect();
+    for (slot, inside) in outside.iter_mut().zip(ports) {
+        let door = Door::open()?;
+        *slot = door.port;
+        listeners.push((door.listener, inside));
     }
     let (entered, outcome) = std::sync::mpsc::sync_channel(1);
     std::thread::Builder::new()

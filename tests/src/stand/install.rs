@@ -90,6 +90,8 @@ const GO_PROGRAMS: &[GoProgram] = &[
 const PROGRAMS: &[(&str, &str, &str)] = &[
     ("openssl", "openssl", "makes the cluster's certificates"),
     ("setpriv", "util-linux", "ends servers with their owner"),
+    ("git", "git", "is the Git server and its client"),
+    ("sshd", "openssh-server", "serves Git over SSH"),
     (
         "docker-registry",
         "docker-registry",
@@ -315,6 +317,11 @@ async fn packages(names: &[&str]) -> Result<()> {
     process::run_with(&mut apt(&install), None, BUILD)
         .await
         .context("installing Debian packages")?;
+    if names.contains(&"openssh-server") {
+        // The machine's own sshd is for its administrator to want; without systemd there is nothing to disable.
+        let mut disable = Command::new("systemctl");
+        drop(process::run(disable.args(["disable", "ssh.service"])).await);
+    }
     Ok(())
 }
 

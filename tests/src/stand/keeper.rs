@@ -27,6 +27,8 @@ use tokio::process::Child;
 use tokio::signal::unix::SignalKind;
 use tokio::signal::unix::signal;
 
+use super::forward::Door;
+use super::git::Accounts;
 use super::gitlab::Gitlab;
 use super::install;
 use super::isolate;
@@ -67,7 +69,7 @@ pub async fn keep(
     // Lives as long as this function, and so does what it stands for.
     let _guard = guard(program, settings, name)?;
     let start = async {
-        let site = site(settings, name, progress).await?;
+        let (site, doors) = site(settings, name, progress).await?;
         let gitlab = Gitlab::start_with(IssuerKey::load(&state.join("issuer.json"))?).await?;
         let site = Site {
             issuer: gitlab.url().to_owned(),
@@ -75,7 +77,7 @@ pub async fn keep(
         };
         fs::write(state.join("site.json"), serde_json::to_vec(&site)?)?;
         let (life, inner) = enter(program, &site, progress).await?;
-        let facts = reach::describe(settings, &site, inner, progress).await?;
+        let facts = reach::describe(settings, &site, inner, doors, progress).await?;
         Facts {
             started_in: began.elapsed().as_secs_f64(),
             ..facts
@@ -264,7 +266,8 @@ pub async fn watch_over(settings: &Settings, name: &str) -> Result<()> {
     .await
 }
 
-async fn site(settings: &Settings, name: &str, progress: &Progress) -> Result<Site> {
+/// What the servers are started from, and the ports that are held for them outside.
+async fn site(settings: &Settings, name: &str, progress: &Progress) -> Result<(Site, Vec<Door>)> {
     let programs = install::ensure(settings, progress).await?;
     let isolated = settings.root;
     if !settings.root {
@@ -273,13 +276,15 @@ async fn site(settings: &Settings, name: &str, progress: &Progress) -> Result<Si
     let key = IssuerKey::generate()?;
     let dir = settings.state(name);
     key.save(&dir.join("issuer.json"))?;
-    Ok(Site {
+    let (git, ssh) = (Door::open()?, Door::open()?);
+    let site = Site {
         name: name.to_owned(),
+        git: Accounts::new(&dir)?,
         dir,
         cache: settings.cache.clone(),
         programs,
         ports: if isolated {
-            Ports::fixed()
+            Ports::fixed([git.port, ssh.port])
         } else {
             Ports::free()?
         },
@@ -288,7 +293,8 @@ async fn site(settings: &Settings, name: &str, progress: &Progress) -> Result<Si
         issuer_key: key.public_pem()?,
         own_cluster: settings.kubeconfig.is_none(),
         own_vault: settings.vault.is_none(),
-    })
+    };
+    Ok((site, vec![git, ssh]))
 }
 
 /// Starts the servers, inside namespaces where possible, and waits until they answer.

@@ -20,6 +20,8 @@ use anyhow::ensure;
 use serde::Deserialize;
 use serde::Serialize;
 
+use super::git::Accounts;
+
 /// Audience of the tokens that jobs get for the agent.
 pub const AUDIENCE: &str = "https://quaymaster.example";
 /// Network of the pods; the node has its first address. Only seen inside the stand's network namespace.
@@ -150,12 +152,16 @@ pub struct Ports {
     pub registry: u16,
     /// kwok.
     pub kwok: u16,
+    /// Git over HTTP; the same outside.
+    pub git: u16,
+    /// Git over SSH; the same outside.
+    pub git_ssh: u16,
 }
 
 impl Ports {
-    /// The well-known ones, for a network namespace.
+    /// The well-known ones, for a network namespace; but those of `git` (HTTP, SSH), which are the same outside.
     #[must_use]
-    pub const fn fixed() -> Self {
+    pub const fn fixed(git: [u16; 2]) -> Self {
         Self {
             api: 6443,
             etcd: 2379,
@@ -167,6 +173,8 @@ impl Ports {
             postgres: 5432,
             registry: 5000,
             kwok: 10247,
+            git: git[0],
+            git_ssh: git[1],
         }
     }
 
@@ -176,7 +184,7 @@ impl Ports {
     /// When loopback has none left.
     pub fn free() -> Result<Self> {
         // All are held until the last is known, so that no two are the same.
-        let held = (0..10)
+        let held = (0..12)
             .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
             .collect::<std::io::Result<Vec<_>>>()
             .context("finding free ports on loopback")?;
@@ -192,6 +200,8 @@ impl Ports {
             postgres: port(7)?,
             registry: port(8)?,
             kwok: port(9)?,
+            git: port(10)?,
+            git_ssh: port(11)?,
         })
     }
 }
@@ -219,6 +229,8 @@ pub struct Site {
     pub own_cluster: bool,
     /// Whether to start an own OpenBao.
     pub own_vault: bool,
+    /// Accounts of the Git server.
+    pub git: Accounts,
 }
 
 impl Site {
@@ -297,6 +309,14 @@ pub struct Facts {
     pub postgres: String,
     /// PostgreSQL as pods reach it, `host:port`.
     pub postgres_for_pods: String,
+    /// Git server over HTTP, for programs inside and outside.
+    pub git: String,
+    /// Git server over SSH, for programs inside and outside.
+    pub git_ssh: String,
+    /// The host key of the Git server, a file for `UserKnownHostsFile`.
+    pub git_known_hosts: PathBuf,
+    /// Accounts of the Git server.
+    pub git_accounts: Accounts,
     /// Whether containers really run.
     pub has_node: bool,
     /// Seconds that the start took.

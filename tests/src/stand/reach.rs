@@ -14,6 +14,8 @@ use anyhow::Result;
 use super::access;
 use super::certs;
 use super::forward;
+use super::forward::Door;
+use super::git;
 use super::kubernetes;
 use super::kubernetes::Cluster;
 use super::layout::Facts;
@@ -31,6 +33,7 @@ pub(super) async fn describe(
     settings: &Settings,
     site: &Site,
     inner: Option<u32>,
+    doors: Vec<Door>,
     progress: &Progress,
 ) -> Result<Facts> {
     let inside = [
@@ -40,7 +43,7 @@ pub(super) async fn describe(
         site.ports.postgres,
     ];
     let [api, vault, registry, postgres] = match inner {
-        Some(pid) => forward::start(pid, inside)?,
+        Some(pid) => forward::start(pid, inside, doors)?,
         None => inside,
     };
     let postgres = format!("127.0.0.1:{postgres}");
@@ -75,6 +78,10 @@ pub(super) async fn describe(
         registry_addr: format!("http://127.0.0.1:{registry}"),
         postgres,
         postgres_for_pods: format!("{}:{}", site.pod_side_address(), site.ports.postgres),
+        git: git::http_address(site),
+        git_ssh: git::ssh_address(site),
+        git_known_hosts: git::known_hosts(site),
+        git_accounts: site.git.clone(),
         has_node: cluster.has_node,
         started_in: 0.0,
     })

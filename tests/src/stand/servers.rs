@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use super::access;
 use super::etcd;
+use super::git;
 use super::image;
 use super::isolate;
 use super::kubernetes;
@@ -73,14 +74,21 @@ pub async fn start(site: &Site, progress: &Progress) -> Result<Vec<Server>> {
         progress.up("registry");
         anyhow::Ok(server)
     };
-    let (cluster, vault, database, images) = tokio::try_join!(
+    let repositories = async {
+        let servers = git::start(site).await?;
+        progress.up("Git server");
+        anyhow::Ok(servers)
+    };
+    let (cluster, vault, database, images, repositories) = tokio::try_join!(
         Box::pin(cluster(site, progress)),
         Box::pin(vault(site, progress)),
         database,
-        images
+        images,
+        Box::pin(repositories)
     )?;
     let mut servers = cluster;
     servers.extend(vault);
+    servers.extend(repositories);
     servers.extend([database, images]);
     Ok(servers)
 }
