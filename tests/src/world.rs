@@ -5,6 +5,7 @@
 //! is shared between two worlds but the servers. Invariant: dropping a world kills its agent; everything
 //! else ends with the stand.
 
+mod proxies;
 mod servers;
 
 use std::fs;
@@ -224,10 +225,7 @@ require_digest = false
 
     fn write_config(&self) -> Result<()> {
         let kubeconfig = fs::read_to_string(&self.stand.facts().kubeconfig_agent)?;
-        let proxied = kubeconfig.replace(
-            &self.stand.facts().api,
-            &format!("https://{}", self.api.address()),
-        );
+        let proxied = kubeconfig.replace(&self.stand.facts().api, &self.api.url());
         let path = self.dir.path().join("kubeconfig");
         fs::write(&path, proxied)?;
         let site = AgentSite {
