@@ -22,6 +22,7 @@ mod lifecycle;
 mod locks;
 mod manifests;
 mod outages;
+mod matrix;
 mod pages;
 mod plans;
 mod reads;
