@@ -157,6 +157,44 @@ fn judge(rows: &[Row]) -> Result<()> {
 }
 
 #[tokio::test]
+async fn cells_while_versions_are_checked() -> Result<()> {
+    use Phase::Check;
+    use Promise as P;
+    let first = vec![
+        cell("sealed", Check, sealed(), 2, P::VERSION),
+        cell("standby (429)", Check, answer(429, "", ""), 2, P::VERSION),
+        cell("standby (472)", Check, answer(472, "", ""), 2, P::VERSION),
+        cell("standby (473)", Check, answer(473, "", ""), 2, P::VERSION),
+        cell("rate limit (429)", Check, throttled(), 2, P::VERSION),
+        cell(
+            "stale (412)",
+            Check,
+            says(412, "required index"),
+            2,
+            P::VERSION,
+        ),
+        cell("forbidden (403)", Check, forbidden(), 2, P::VERSION),
+    ];
+    let second = vec![
+        cell("not found (404)", Check, not_found(), 2, P::VERSION),
+        cell(
+            "broken (500)",
+            Check,
+            says(500, "internal error"),
+            2,
+            P::VERSION,
+        ),
+        cell("error page (502)", Check, page(), 2, P::VERSION),
+        cell("cut before", Check, Fault::Refuse, 2, P::VERSION),
+        cell("cut after", Check, Fault::CutAnswer, 2, P::VERSION),
+        cell("half an answer", Check, Fault::HalfAnswer, 2, P::VERSION),
+        cell("wrong JSON", Check, nonsense(), 2, P::VERSION),
+        cell("slow", Check, slow(), 2, P::VERSION),
+    ];
+    play("m-check", LONG, vec![first, second]).await
+}
+
+#[tokio::test]
 async fn cells_while_a_secret_is_written() -> Result<()> {
     use Phase::Write;
     use Promise as P;

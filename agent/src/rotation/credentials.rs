@@ -172,10 +172,7 @@ fn due(table: &Table, tools: &Tools) -> Vec<Question> {
             .collect();
         let probing = match rows.away {
             Some(next) if next > now => return Vec::new(),
-            Some(_) => {
-                rows.away = Some(now + PROBE);
-                true
-            }
+            Some(_) => true,
             None => false,
         };
         let mut due = Vec::new();
@@ -213,6 +210,8 @@ fn due(table: &Table, tools: &Tools) -> Vec<Question> {
                         budget,
                     });
                     if probing {
+                        // Where no credential is due, versions ask whether Vault is back.
+                        rows.away = Some(now + PROBE);
                         return due;
                     }
                 }
