@@ -195,6 +195,48 @@ async fn cells_while_versions_are_checked() -> Result<()> {
 }
 
 #[tokio::test]
+async fn cells_while_a_credential_is_issued() -> Result<()> {
+    use Phase::Intent;
+    use Phase::Issue;
+    use Promise as P;
+    let first = vec![
+        cell("sealed", Intent, sealed(), 2, P::ONE),
+        cell("cut after", Intent, Fault::CutAnswer, 1, P::ONE),
+        cell("forbidden (403)", Intent, forbidden(), 1, P::ONE),
+        cell("wrong JSON", Intent, nonsense(), 1, P::ONE),
+        cell("sealed", Issue, sealed(), 2, P::ONE),
+        cell("rate limit (429)", Issue, throttled(), 2, P::ONE),
+        cell("standby (473)", Issue, answer(473, "", ""), 2, P::ONE),
+        cell("stale (412)", Issue, says(412, "required index"), 1, P::ONE),
+    ];
+    let after = Fault::AnswerAfter(504, String::new(), "<html>timeout</html>".to_owned());
+    let second = vec![
+        cell("forbidden (403)", Issue, forbidden(), 1, P::ONE),
+        cell("not found (404)", Issue, not_found(), 1, P::ONE),
+        cell(
+            "broken (500)",
+            Issue,
+            says(500, "internal error"),
+            1,
+            P::ONE,
+        ),
+        cell(
+            "error page after it was done",
+            Issue,
+            after,
+            1,
+            P::ONE_OF_TWO,
+        ),
+        cell("cut before", Issue, Fault::Refuse, 1, P::ONE),
+        cell("cut after", Issue, Fault::CutAnswer, 1, P::ONE_OF_TWO),
+        cell("half an answer", Issue, Fault::HalfAnswer, 1, P::ONE_OF_TWO),
+        cell("wrong JSON", Issue, nonsense(), 1, P::ONE),
+        cell("slow", Issue, slow(), 2, P::ONE),
+    ];
+    play("m-issue", LONG, vec![first, second]).await
+}
+
+#[tokio::test]
 async fn cells_while_a_secret_is_written() -> Result<()> {
     use Phase::Write;
     use Promise as P;
@@ -204,6 +246,13 @@ async fn cells_while_a_secret_is_written() -> Result<()> {
             "conflict (409)",
             Write,
             refused(409, "Conflict"),
+            1,
+            P::ONE_OF_TWO,
+        ),
+        cell(
+            "invalid (422)",
+            Write,
+            refused(422, "Invalid"),
             1,
             P::ONE_OF_TWO,
         ),

@@ -197,6 +197,9 @@ fn orders(
         if reasons.iter().any(issues) {
             row.issues.push(Instant::now());
         }
+        if row.is_asked(record.state.generation) == Asked::Yes {
+            row.served = Some(record.state.generation);
+        }
         row.asked = None;
         order
             .generations
@@ -263,7 +266,7 @@ fn reasons(
             credentials: &known,
             own: own.as_ref(),
             found,
-            asked: row.asked.unwrap_or(Asked::No),
+            asked: row.is_asked(record.state.generation),
         },
     );
     row.notes = due.kept;
@@ -417,7 +420,10 @@ fn over(rows: &mut Rows, place: &Place, report: &Report) {
     app.running = false;
     if report.status == Status::Succeeded {
         app.failures = 0;
-        app.secrets.values_mut().for_each(|row| row.failed = None);
+        for row in app.secrets.values_mut() {
+            row.failed = None;
+            row.served = None;
+        }
         return;
     }
     let wait = app.failed();
