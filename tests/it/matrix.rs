@@ -237,6 +237,61 @@ async fn cells_while_a_credential_is_issued() -> Result<()> {
 }
 
 #[tokio::test]
+async fn cells_while_a_credential_is_extended() -> Result<()> {
+    use Phase::Renew;
+    use Promise as P;
+    let lasting = |name, fault| Cell {
+        lasts: Lasts::Changed,
+        ..cell(name, Renew, fault, 0, P::ONE)
+    };
+    let groups = vec![
+        vec![
+            cell("sealed", Renew, sealed(), 2, P::STAYS),
+            cell("rate limit (429)", Renew, throttled(), 2, P::STAYS),
+            cell("standby (472)", Renew, answer(472, "", ""), 2, P::STAYS),
+            lasting("forbidden (403), for ever", forbidden()),
+        ],
+        vec![
+            cell(
+                "broken (500)",
+                Renew,
+                says(500, "internal error"),
+                2,
+                P::STAYS,
+            ),
+            cell("error page (502)", Renew, page(), 2, P::STAYS),
+            cell("cut before", Renew, Fault::Refuse, 2, P::STAYS),
+            lasting("not found (404), for ever", not_found()),
+        ],
+        vec![
+            cell("cut after", Renew, Fault::CutAnswer, 2, P::STAYS),
+            cell("half an answer", Renew, Fault::HalfAnswer, 2, P::STAYS),
+            cell("slow", Renew, slow(), 2, P::STAYS),
+            lasting("wrong JSON, for ever", nonsense()),
+        ],
+        vec![
+            cell(
+                "stale (412)",
+                Renew,
+                says(412, "required index"),
+                2,
+                P::STAYS,
+            ),
+            cell("forbidden (403), once", Renew, forbidden(), 1, P::STAYS),
+            cell(
+                "database away (400)",
+                Renew,
+                says(400, "failed to renew entry: dial tcp"),
+                2,
+                P::STAYS,
+            ),
+            lasting("not renewable", says(400, "lease is not renewable")),
+        ],
+    ];
+    play("m-renew", SHORT, groups).await
+}
+
+#[tokio::test]
 async fn cells_while_a_secret_is_written() -> Result<()> {
     use Phase::Write;
     use Promise as P;

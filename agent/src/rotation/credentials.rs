@@ -278,14 +278,16 @@ async fn ask(question: Question, own: &Session, table: &Table, tools: &Tools) {
         ) => {
             // It may be alive, and nobody extends it: used to its end, replaced inside the budget.
             row.errors += 1;
-            row.next = now + lease::AGAIN.1;
             let ends = *row
                 .ends
                 .get_or_insert_with(|| now + Duration::from_secs(asked));
-            if ends.saturating_duration_since(now) <= question.budget {
+            let left = ends.saturating_duration_since(now);
+            if left <= question.budget {
                 row.known = Known::Ending;
                 wake = true;
             }
+            // Not later than the budget begins.
+            row.next = now + lease::AGAIN.1.min(left.saturating_sub(question.budget));
             true
         }
         Err(SecretsError::Unavailable { .. } | SecretsError::Unanswered { .. }) => {
