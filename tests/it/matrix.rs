@@ -404,6 +404,7 @@ async fn cells_while_the_credential_of_before_is_ended() -> Result<()> {
         ),
         cell("cut after", Revoke, Fault::CutAnswer, 1, P::ONE),
         cell("slow", Revoke, slow(), 2, P::ONE),
+        cell("wrong JSON", Revoke, nonsense(), 1, P::ONE),
     ];
     play("m-revoke", LONG, vec![cells]).await
 }
