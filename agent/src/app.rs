@@ -239,7 +239,8 @@ impl Bound {
         recover(&journal, &runs, &brain, &*clock)
             .await
             .map_err(StartError::Recover)?;
-        let rotation = keep.map(|keep| keep.rotation(config, &journal, &runs, &clock));
+        let cut_ids = cut.iter().map(|run| run.id.clone()).collect();
+        let rotation = keep.map(|keep| keep.rotation(config, &journal, &runs, &clock, cut_ids));
         let jobs = bind(&config.socket.jobs, config.socket.jobs_mode, 0o755)?;
         let admin = bind(&config.socket.admin, 0o600, 0o700)?;
         let block = |probe: Probe| {

@@ -408,3 +408,39 @@ async fn cells_while_the_credential_of_before_is_ended() -> Result<()> {
     ];
     play("m-revoke", LONG, vec![cells]).await
 }
+
+#[tokio::test]
+async fn cells_in_which_the_agent_is_killed() -> Result<()> {
+    use Phase::Intent;
+    use Phase::Issue;
+    use Phase::Restart;
+    use Phase::Revoke;
+    use Phase::Write;
+    let long = Duration::from_secs(600);
+    let killed = |name, phase, fault, issued| Cell {
+        lasts: Lasts::Killed,
+        ..cell(name, phase, fault, 1, Promise::at_most_one(issued))
+    };
+    let before = || Fault::Delay(long);
+    let after = || Fault::LateAnswer(long);
+    let first = vec![
+        killed("kill before the intent", Intent, before(), 1),
+        killed("kill after the intent", Issue, before(), 1),
+        killed("kill after the lease", Issue, after(), 2),
+        killed("kill before the write", Write, before(), 2),
+    ];
+    let second = vec![
+        killed("kill after the write", Write, after(), 1),
+        killed("kill before the revoke", Revoke, before(), 1),
+        killed("kill after the revoke", Revoke, after(), 1),
+    ];
+    let third = vec![
+        killed("kill before the restart", Restart, before(), 1),
+        killed("kill after the restart", Restart, after(), 1),
+    ];
+    let (unused, used) = futures::join!(
+        play("m-kill", LONG, vec![first, second]),
+        play("m-kill-used", USED, vec![third])
+    );
+    unused.and(used)
+}

@@ -15,6 +15,8 @@ use crate::http::Site;
 use crate::http::brain::Brain;
 use crate::journal::DiskJournal;
 use crate::journal::Fault;
+use crate::journal::Phase;
+use crate::journal::UnfinishedRun;
 use crate::lifecycle::EndSignal;
 use crate::readiness::Blocker;
 use crate::runs::Runs;
@@ -79,13 +81,15 @@ pub(super) async fn end_runs(
     }
 }
 
-/// Tells the log how the runs of the last process stood, and goes on with those that can be.
+/// Tells the log how the runs of the last process stood, and goes on with those that can be; returns all
+/// of them.
 pub(super) async fn recover(
     journal: &DiskJournal,
     runs: &Runs,
     brain: &Brain,
     clock: &dyn Clock,
-) -> Result<(), Fault> {
+) -> Result<Vec<UnfinishedRun>, Fault> {
+    let mut cut = Vec::new();
     for run in journal.recover(clock.now()).await? {
         tracing::warn!(
             run = %run.id,
@@ -109,6 +113,7 @@ pub(super) async fn recover(
             Some(_) | None if run.leases.is_empty() => journal.settle(&run.id).await?,
             Some(_) | None => {}
         }
+        cut.push(run);
     }
     Ok(())
 }

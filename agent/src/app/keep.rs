@@ -16,6 +16,7 @@ use deploy::ports::Secrets;
 use deploy::register::Home;
 use deploy::secret::FingerprintKey;
 use proto::ids::ClusterName;
+use proto::ids::RunId;
 use sha2::Digest as _;
 use sha2::Sha256;
 
@@ -45,6 +46,7 @@ impl Keep {
         journal: &DiskJournal,
         runs: &Runs,
         clock: &Arc<dyn Clock>,
+        cut: Vec<RunId>,
     ) -> Rotation {
         let Self {
             secrets,
@@ -68,6 +70,7 @@ impl Keep {
             home,
             agent: member(&host(), &config.state_dir),
             began: clock.now(),
+            cut,
             freshness,
             requests_per_second,
         })

@@ -43,6 +43,7 @@ use tokio_util::sync::CancellationToken;
 use super::Tools;
 use super::credentials;
 use super::leftovers;
+use super::locks;
 use super::table::App;
 use super::table::Place;
 use super::table::Row;
@@ -89,6 +90,7 @@ pub(super) async fn run(table: &Table, tools: &Tools, stop: &CancellationToken) 
         versions::run(table, tools, stop),
         credentials::run(table, tools, stop),
         leftovers::run(table, tools, stop),
+        locks::run(table, tools, stop),
         turns(table, tools, stop),
     );
 }
