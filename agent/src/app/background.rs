@@ -97,9 +97,11 @@ pub(super) async fn recover(
             leases = run.leases.len(),
             "a run was cut off by the end of the last process"
         );
+        journal.owe_leases(&run, clock.now()).await?;
         let Some(record) = journal.load(&run.id).await? else {
             continue;
         };
+        let is_settled = run.leases.is_empty() || run.phase == Phase::NothingWritten;
         let work = (brain.resume)(&run, &record.report);
         match work {
             Some(work) if !record.report.status.is_final() => {
@@ -110,12 +112,12 @@ pub(super) async fn recover(
                 journal.interrupt(&run, clock.now()).await?;
             }
             // Nothing is left to do, unless a credential is.
-            Some(_) | None if run.leases.is_empty() => journal.settle(&run.id).await?,
+            Some(_) | None if is_settled => journal.settle(&run.id).await?,
             Some(_) | None => {}
         }
         cut.push(run);
     }
-    Ok(())
+    Ok(cut)
 }
 
 /// Forgets old records, now and hourly.
