@@ -11,6 +11,7 @@ mod intake;
 mod keep;
 mod parts;
 mod resume;
+mod unused;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -27,6 +28,7 @@ use deploy::ports::Renderer;
 use deploy::ports::Secrets;
 use deploy::register::Home;
 use deploy::secret::FingerprintKey;
+use futures::FutureExt as _;
 use proto::ids::ClusterName;
 use sd_notify::NotifyState;
 use tokio::sync::mpsc;
@@ -202,6 +204,7 @@ impl Bound {
             freshness: rotation.freshness,
             requests_per_second: rotation.requests_per_second,
         });
+        let own = config.vault.identity.as_ref().map(|_| Arc::clone(&secrets));
         let intake = intake::Intake {
             policy,
             secrets,
@@ -215,7 +218,16 @@ impl Bound {
             home,
         };
         let brain = intake.brain(identify);
-        let bound = Self::with_brain(config, hash, brain, keep, clock, probes).await?;
+        let bound = Self::with_brain(config, hash, brain, keep, Arc::clone(&clock), probes);
+        let bound = bound.await?;
+        let mut chores = chores;
+        if let Some(own) = own {
+            let journal = bound.journal.clone();
+            chores.push(Chore {
+                name: "unused credentials",
+                run: Box::new(move |stop| unused::revoke_unused(journal, own, clock, stop).boxed()),
+            });
+        }
         Ok(Self { chores, ..bound })
     }
 
@@ -242,10 +254,11 @@ impl Bound {
             Arc::clone(&metrics),
             config.runs,
         );
-        recover(&journal, &runs, &brain, &*clock)
+        let cut = recover(&journal, &runs, &brain, &*clock)
             .await
             .map_err(StartError::Recover)?;
-        let rotation = keep.map(|keep| keep.rotation(config, &journal, &runs, &clock));
+        let cut_ids = cut.iter().map(|run| run.id.clone()).collect();
+        let rotation = keep.map(|keep| keep.rotation(config, &journal, &runs, &clock, cut_ids));
         let jobs = bind(&config.socket.jobs, config.socket.jobs_mode, 0o755)?;
         let admin = bind(&config.socket.admin, 0o600, 0o700)?;
         let block = |probe: Probe| {

@@ -9,6 +9,7 @@ mod error;
 mod folder;
 pub mod record;
 mod recovery;
+mod owed;
 
 use std::fs;
 use std::os::unix::fs::OpenOptionsExt;
@@ -37,6 +38,7 @@ use self::record::ENTRIES;
 use self::record::Grip;
 use self::record::KEYS;
 use self::record::KeyRecord;
+use self::record::LEASES;
 pub use self::record::MadeToken;
 use self::record::OPEN;
 use self::record::OWNERS;
@@ -141,6 +143,7 @@ impl DiskJournal {
         tx.open_table(OPEN)?;
         tx.open_table(BRIEFS)?;
         tx.open_table(TOKENS)?;
+        tx.open_table(LEASES)?;
         tx.commit()?;
         Ok(())
     }

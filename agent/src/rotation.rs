@@ -10,6 +10,7 @@
 mod credentials;
 mod daemon;
 mod leftovers;
+mod locks;
 mod members;
 mod table;
 mod versions;
@@ -33,6 +34,7 @@ use deploy::secret::VaultPath;
 use proto::error::Code;
 use proto::error::Problem;
 use proto::ids::ClusterName;
+use proto::ids::RunId;
 use proto::managed::ManagedList;
 use proto::managed::SecretName;
 use proto::managed::Taken;
@@ -70,6 +72,8 @@ pub struct Tools {
     pub agent: String,
     /// When the daemon was made: what was issued before may have had another life since.
     pub began: jiff::Timestamp,
+    /// Runs that the end of the last process cut off.
+    pub cut: Vec<RunId>,
     /// How often Vault is asked for new versions.
     pub freshness: Duration,
     /// At most so many requests a second where each secret is asked by itself.

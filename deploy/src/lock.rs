@@ -8,6 +8,7 @@
 //! two machines are never compared; every write names the version that was seen; the number of
 //! takings (`spec.leaseTransitions`) never goes down and fences one holder from the next.
 
+mod dead;
 mod hold;
 mod record;
 
@@ -26,6 +27,8 @@ use crate::ports::Ports;
 use crate::principal::Actor;
 use crate::spec::WhenLocked;
 
+pub use self::dead::Found;
+pub use self::dead::give_back;
 pub use self::hold::Lock;
 pub use self::record::Holder;
 

@@ -15,4 +15,5 @@ pub mod submission;
 pub mod wait;
 pub mod world;
 pub mod kills;
+pub mod matrix;
 pub mod rotations;

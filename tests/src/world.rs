@@ -6,6 +6,7 @@
 //! else ends with the stand.
 
 mod fleet;
+mod proxies;
 mod servers;
 
 use std::fs;
@@ -225,10 +226,7 @@ require_digest = false
 
     fn write_config(&self) -> Result<()> {
         let kubeconfig = fs::read_to_string(&self.stand.facts().kubeconfig_agent)?;
-        let proxied = kubeconfig.replace(
-            &self.stand.facts().api,
-            &format!("https://{}", self.api.address()),
-        );
+        let proxied = kubeconfig.replace(&self.stand.facts().api, &self.api.url());
         let path = self.dir.path().join("kubeconfig");
         fs::write(&path, proxied)?;
         let site = AgentSite {

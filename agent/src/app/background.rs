@@ -15,6 +15,8 @@ use crate::http::Site;
 use crate::http::brain::Brain;
 use crate::journal::DiskJournal;
 use crate::journal::Fault;
+use crate::journal::Phase;
+use crate::journal::UnfinishedRun;
 use crate::lifecycle::EndSignal;
 use crate::readiness::Blocker;
 use crate::runs::Runs;
@@ -79,13 +81,15 @@ pub(super) async fn end_runs(
     }
 }
 
-/// Tells the log how the runs of the last process stood, and goes on with those that can be.
+/// Tells the log how the runs of the last process stood, and goes on with those that can be; returns all
+/// of them.
 pub(super) async fn recover(
     journal: &DiskJournal,
     runs: &Runs,
     brain: &Brain,
     clock: &dyn Clock,
-) -> Result<(), Fault> {
+) -> Result<Vec<UnfinishedRun>, Fault> {
+    let mut cut = Vec::new();
     for run in journal.recover(clock.now()).await? {
         tracing::warn!(
             run = %run.id,
@@ -93,9 +97,11 @@ pub(super) async fn recover(
             leases = run.leases.len(),
             "a run was cut off by the end of the last process"
         );
+        journal.owe_leases(&run, clock.now()).await?;
         let Some(record) = journal.load(&run.id).await? else {
             continue;
         };
+        let is_settled = run.leases.is_empty() || run.phase == Phase::NothingWritten;
         let work = (brain.resume)(&run, &record.report);
         match work {
             Some(work) if !record.report.status.is_final() => {
@@ -106,11 +112,12 @@ pub(super) async fn recover(
                 journal.interrupt(&run, clock.now()).await?;
             }
             // Nothing is left to do, unless a credential is.
-            Some(_) | None if run.leases.is_empty() => journal.settle(&run.id).await?,
+            Some(_) | None if is_settled => journal.settle(&run.id).await?,
             Some(_) | None => {}
         }
+        cut.push(run);
     }
-    Ok(())
+    Ok(cut)
 }
 
 /// Forgets old records, now and hourly.

@@ -17,6 +17,7 @@ use deploy::ports::Secrets;
 use deploy::register::Home;
 use deploy::secret::FingerprintKey;
 use proto::ids::ClusterName;
+use proto::ids::RunId;
 use sha2::Digest as _;
 use sha2::Sha256;
 
@@ -47,6 +48,7 @@ impl Keep {
         journal: &DiskJournal,
         runs: &Runs,
         clock: &Arc<dyn Clock>,
+        cut: Vec<RunId>,
     ) -> Rotation {
         let Self {
             secrets,
@@ -72,6 +74,7 @@ impl Keep {
             home,
             agent: member(&host(), &config.state_dir),
             began: clock.now(),
+            cut,
             freshness,
             requests_per_second,
         })

@@ -37,6 +37,9 @@ pub(super) const OPEN: TableDefinition<'_, &str, ()> = TableDefinition::new("ope
 /// Accessor of a token that was made for one credential to [`MadeToken`], until it is ended or kept.
 pub(super) const TOKENS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("tokens");
 
+/// Lease of a dead run that is in no Secret to since when it is to be revoked.
+pub(super) const LEASES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("leases");
+
 /// Run id to the brief of a run that is on, as JSON.
 pub(super) const BRIEFS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("briefs");
 

@@ -172,10 +172,7 @@ fn due(table: &Table, tools: &Tools) -> Vec<Question> {
             .collect();
         let probing = match rows.away {
             Some(next) if next > now => return Vec::new(),
-            Some(_) => {
-                rows.away = Some(now + PROBE);
-                true
-            }
+            Some(_) => true,
             None => false,
         };
         let mut due = Vec::new();
@@ -213,6 +210,8 @@ fn due(table: &Table, tools: &Tools) -> Vec<Question> {
                         budget,
                     });
                     if probing {
+                        // Where no credential is due, versions ask whether Vault is back.
+                        rows.away = Some(now + PROBE);
                         return due;
                     }
                 }
@@ -279,14 +278,16 @@ async fn ask(question: Question, own: &Session, table: &Table, tools: &Tools) {
         ) => {
             // It may be alive, and nobody extends it: used to its end, replaced inside the budget.
             row.errors += 1;
-            row.next = now + lease::AGAIN.1;
             let ends = *row
                 .ends
                 .get_or_insert_with(|| now + Duration::from_secs(asked));
-            if ends.saturating_duration_since(now) <= question.budget {
+            let left = ends.saturating_duration_since(now);
+            if left <= question.budget {
                 row.known = Known::Ending;
                 wake = true;
             }
+            // Not later than the budget begins.
+            row.next = now + lease::AGAIN.1.min(left.saturating_sub(question.budget));
             true
         }
         Err(SecretsError::Unavailable { .. } | SecretsError::Unanswered { .. }) => {

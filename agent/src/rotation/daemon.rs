@@ -43,6 +43,7 @@ use tokio_util::sync::CancellationToken;
 use super::Tools;
 use super::credentials;
 use super::leftovers;
+use super::locks;
 use super::table::App;
 use super::table::Place;
 use super::table::Row;
@@ -89,6 +90,7 @@ pub(super) async fn run(table: &Table, tools: &Tools, stop: &CancellationToken) 
         versions::run(table, tools, stop),
         credentials::run(table, tools, stop),
         leftovers::run(table, tools, stop),
+        locks::run(table, tools, stop),
         turns(table, tools, stop),
     );
 }
@@ -197,6 +199,9 @@ fn orders(
         if reasons.iter().any(issues) {
             row.issues.push(Instant::now());
         }
+        if row.is_asked(record.state.generation) == Asked::Yes {
+            row.served = Some(record.state.generation);
+        }
         row.asked = None;
         order
             .generations
@@ -263,7 +268,7 @@ fn reasons(
             credentials: &known,
             own: own.as_ref(),
             found,
-            asked: row.asked.unwrap_or(Asked::No),
+            asked: row.is_asked(record.state.generation),
         },
     );
     row.notes = due.kept;
@@ -418,7 +423,10 @@ fn over(rows: &mut Rows, place: &Place, report: &Report) {
     app.running = false;
     if report.status == Status::Succeeded {
         app.failures = 0;
-        app.secrets.values_mut().for_each(|row| row.failed = None);
+        for row in app.secrets.values_mut() {
+            row.failed = None;
+            row.served = None;
+        }
         return;
     }
     let wait = app.failed();

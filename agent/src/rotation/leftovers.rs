@@ -1,14 +1,18 @@
 //! Tokens that a former process made for credentials and did not get to use, or to note as used.
 //!
-//! One future inside the daemon's task, at the start. A token that the record of a Secret names lives
-//! on; every other one is ended, and with it whatever was issued under it, also what nobody ever got
-//! the answer of. While it is not known what the Secret says, or Vault is away, it is tried again.
+//! One future inside the daemon's task: at the start for what a former process left, later for what a run
+//! of this one could not end. A token that the record of a Secret names lives on; every other one is
+//! ended, and with it whatever was issued under it, also what nobody ever got the answer of. While it is
+//! not known what the Secret says, or Vault is away, it is tried again.
 
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use deploy::managed::Record;
 use deploy::ports::Login;
 use deploy::secret::Accessor;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Tools;
@@ -19,6 +23,9 @@ use crate::telemetry::Chain;
 
 /// How often it is tried.
 const AGAIN: Duration = Duration::from_secs(1);
+/// How often the journal is asked for more. What is in it twice, of a run that is over, is left by it: by
+/// then the record that the run wrote has been seen.
+const LATER: Duration = Duration::from_secs(60);
 
 /// What is known about a token.
 enum Fate {
@@ -30,27 +37,42 @@ enum Fate {
     Open,
 }
 
-/// Settles what a former process left, then ends.
+/// Settles what is left until it is told to stop.
 pub(super) async fn run(table: &Table, tools: &Tools, stop: &CancellationToken) {
-    let mut left = match tools.journal.tokens().await {
-        Ok(left) => left,
-        Err(fault) => {
-            tracing::error!(error = %Chain(&fault), "tokens of a former process are not known");
-            return;
-        }
-    };
-    while !left.is_empty() {
-        let mut open = Vec::new();
+    let mut left = listed(tools).await;
+    let mut before: BTreeSet<Accessor> = BTreeSet::new();
+    let mut next = Instant::now() + LATER;
+    loop {
+        let mut open = BTreeMap::new();
         for (accessor, made) in left {
             if !settle(&accessor, &made, table, tools).await {
-                open.push((accessor, made));
+                open.insert(accessor, made);
             }
         }
         left = open;
+        let wait = if left.is_empty() { LATER } else { AGAIN };
         tokio::select! {
             // Nothing is under way while the timer runs.
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(AGAIN), if !left.is_empty() => {}
+            () = tokio::time::sleep(wait) => {}
+        }
+        if next <= Instant::now() {
+            next = Instant::now() + LATER;
+            let found = listed(tools).await;
+            let known: BTreeSet<Accessor> = found.keys().cloned().collect();
+            let twice = found.into_iter().filter(|(one, _)| before.contains(one));
+            left.extend(twice);
+            before = known;
+        }
+    }
+}
+
+async fn listed(tools: &Tools) -> BTreeMap<Accessor, MadeToken> {
+    match tools.journal.tokens().await {
+        Ok(found) => found.into_iter().collect(),
+        Err(fault) => {
+            tracing::error!(error = %Chain(&fault), "it is not known which tokens are left");
+            BTreeMap::new()
         }
     }
 }

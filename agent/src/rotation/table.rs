@@ -75,6 +75,9 @@ pub(super) struct Row {
     pub(super) guest: Option<Instant>,
     /// Whether somebody asked for a change.
     pub(super) asked: Option<Asked>,
+    /// The generation at which a run was begun because somebody asked: while the Secret stays at it,
+    /// nobody has got what was asked for.
+    pub(super) served: Option<u64>,
     /// Its credentials, by path.
     pub(super) credentials: BTreeMap<String, CredentialRow>,
     /// When Vault last answered about it.
@@ -104,6 +107,15 @@ impl Row {
     /// sure that nothing is done twice.
     pub(super) fn be_guest(&mut self) {
         self.guest = Some(Instant::now() + GUEST);
+    }
+
+    /// Says whether a change was asked for that is not made yet.
+    pub(super) fn is_asked(&self, generation: u64) -> Asked {
+        if self.asked.is_some() || self.served == Some(generation) {
+            Asked::Yes
+        } else {
+            Asked::No
+        }
     }
 
     fn is_guest(&self) -> bool {

@@ -111,8 +111,9 @@ impl Vault {
             sync: true,
         };
         let path = "sys/leases/revoke";
-        match self.call(session, endpoint).await {
-            Ok(_answer) => Ok(()),
+        let answer = self.call(session, endpoint).await;
+        match answer.and_then(|reply| reply.done()) {
+            Ok(()) => Ok(()),
             Err(Failure::Refused(refusal)) if refusal.code == 400 => {
                 if refusal.says(&["invalid lease", "lease not found"]) {
                     return Ok(());
@@ -179,8 +180,10 @@ impl Vault {
         let endpoint = || endpoints::RevokeAccessor {
             accessor: accessor.0.clone(),
         };
-        match self.call(session, endpoint).await {
-            Ok(_answer) => Ok(()),
+        let answer = self.call(session, endpoint).await;
+        match answer.and_then(|reply| reply.done()) {
+            Ok(()) => Ok(()),
+            Err(Failure::Garbled) => Err(meaning(Failure::Garbled, Doing::Change { path: END })),
             Err(failure) => match token_trouble(failure, END) {
                 SecretsError::Missing { .. } => Ok(()),
                 error @ (SecretsError::LoginRefused { .. }

@@ -73,6 +73,15 @@ impl Reply {
     pub(super) fn parse<T: DeserializeOwned>(&self) -> Result<T, Failure> {
         serde_json::from_slice(&self.body).map_err(|_quotes_the_body| Failure::Garbled)
     }
+
+    /// Takes an answer that says only that something is done: without a body, or in Vault's form. A page
+    /// with a good status from something in between is neither.
+    pub(super) fn done(&self) -> Result<(), Failure> {
+        if self.body.is_empty() {
+            return Ok(());
+        }
+        self.parse::<Envelope>().map(drop)
+    }
 }
 
 /// The envelope of an answer whose shape is not known beforehand.

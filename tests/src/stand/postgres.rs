@@ -167,14 +167,20 @@ async fn psql(site: &Site, bin: &Path, database: &str, sql: &str) -> Result<()> 
 /// # Errors
 /// When PostgreSQL refuses or is not installed.
 pub async fn query(address: &str, sql: &str) -> Result<String> {
+    query_as((MASTER, MASTER_PASSWORD), address, sql).await
+}
+
+/// Runs SQL as a user with a password, as [`query`].
+///
+/// # Errors
+/// When PostgreSQL refuses or is not installed.
+pub async fn query_as((user, password): (&str, &str), address: &str, sql: &str) -> Result<String> {
     let bin = binaries().context("PostgreSQL is not installed")?;
     let (host, port) = address.split_once(':').context("host and port")?;
     let mut command = Command::new(bin.join("psql"));
     command
-        .env("PGPASSWORD", MASTER_PASSWORD)
+        .env("PGPASSWORD", password)
         .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1"])
-        .args([
-            "-h", host, "-p", port, "-U", MASTER, "-d", "demo", "-c", sql,
-        ]);
+        .args(["-h", host, "-p", port, "-U", user, "-d", "demo", "-c", sql]);
     process::run(&mut command).await
 }

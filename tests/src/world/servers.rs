@@ -121,6 +121,53 @@ path "pki/issue/flask" {{ capabilities = ["update"] }}
         format!("database/creds/{}", self.role)
     }
 
+    /// Lets the credentials of [`Self::creds`] live for `life` unless they are extended, and `longest` at
+    /// most, and marks their users in PostgreSQL, so that they are counted there.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub async fn countable_credentials(&self, life: &str, longest: &str) -> Result<()> {
+        let path = format!("database/roles/{}", self.role);
+        let (_, like) = self.stand.vault(Method::GET, &path, None).await?;
+        let mut role = like["data"].clone();
+        let mark = format!("COMMENT ON ROLE \"{{{{name}}}}\" IS '{}';", self.role);
+        let made = role["creation_statements"].as_array_mut();
+        let made = made.context("the role says how users are made")?;
+        made.retain(|line| {
+            !line
+                .as_str()
+                .is_some_and(|line| line.starts_with("COMMENT"))
+        });
+        made.push(mark.into());
+        role["default_ttl"] = life.into();
+        role["max_ttl"] = longest.into();
+        self.vault_write(&path, role).await
+    }
+
+    /// Counts the users in PostgreSQL that [`Self::countable_credentials`] marked.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn users_in_database(&self) -> Result<usize> {
+        let sql = format!(
+            "SELECT count(*) FROM pg_roles JOIN pg_shdescription ON objoid = pg_roles.oid WHERE description = '{}'",
+            self.role
+        );
+        let rows = postgres::query(&self.stand.facts().postgres, &sql).await?;
+        rows.trim().parse().context("a number of users")
+    }
+
+    /// Logs in to PostgreSQL as a user of this name.
+    ///
+    /// # Errors
+    /// When it does not let the user in.
+    pub async fn enter_database(&self, user: &str, password: &str) -> Result<()> {
+        let address = &self.stand.facts().postgres;
+        postgres::query_as((user, password), address, "SELECT 1")
+            .await
+            .map(drop)
+    }
+
     /// Counts the live credentials of [`Self::creds`], as OpenBao has them.
     ///
     /// # Errors
