@@ -14,6 +14,7 @@ mod deploy;
 mod desk;
 mod examples;
 mod faults;
+mod flux;
 mod flux_stand;
 mod history;
 mod identity;

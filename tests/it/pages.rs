@@ -37,13 +37,14 @@ fn whole(piece: &str) -> String {
     if !piece.contains("version: 1\n") {
         spec.push_str("version: 1\nname: shop\n");
     }
-    let sources = ["secrets:", "manifests:", "kustomize:", "helm:"];
+    let sources = ["secrets:", "manifests:", "kustomize:", "helm:", "flux:"];
     let has_source = |line: &str| sources.iter().any(|word| line.starts_with(word));
     if !piece.lines().any(has_source) {
         spec.push_str("manifests: [k8s/]\n");
     }
     spec.push_str(&piece.replace("${IMAGE}", "registry.example.com/shop:1"));
     spec.replace("${CI_ENVIRONMENT_NAME}", "production")
+        .replace("${FLEET_REPOSITORY}", "https://git.example.com/fleet.git")
 }
 
 fn taken(page: &str, piece: &str) -> Result<()> {
@@ -56,7 +57,8 @@ fn taken(page: &str, piece: &str) -> Result<()> {
 #[test]
 fn every_sample_of_a_spec_is_one() -> Result<()> {
     let pages = [
-        ("docs/spec.md", 8),
+        ("docs/spec.md", 9),
+        ("docs/flux.md", 1),
         ("docs/rotation.md", 1),
         ("README.md", 1),
     ];
@@ -72,7 +74,7 @@ fn every_sample_of_a_spec_is_one() -> Result<()> {
             taken(page, &sample)?;
         }
     }
-    for way in ["flask", "flask-helm", "flask-kustomize"] {
+    for way in ["flask", "flask-helm", "flask-kustomize", "flask-flux"] {
         let page = format!("examples/{way}/quaymaster.yaml");
         taken(&page, &read(&page)?)?;
     }
@@ -91,6 +93,7 @@ fn every_field_of_the_tables_is_one() -> Result<()> {
         "secrets",
         "rotate",
         "charts",
+        "flux",
         "healths",
         "conflicts",
     ]
@@ -170,6 +173,7 @@ fn every_cause_that_is_told_is_one_of_the_code() -> Result<()> {
     let part = text.split("## Causes").nth(1).context("the causes")?;
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/src");
     let mut sources = read("deploy/src/watch/verdict.rs")?;
+    sources.push_str(&read("deploy/src/engine/flux/delivery.rs")?);
     for entry in fs::read_dir(root.join("cause"))? {
         sources.push_str(&fs::read_to_string(entry?.path())?);
     }

@@ -7,6 +7,7 @@
 
 mod fleet;
 mod proxies;
+mod flux;
 mod servers;
 
 use std::fs;

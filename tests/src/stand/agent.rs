@@ -105,6 +105,10 @@ trusted_mounts = ["jwt"]
 helm = "{helm}"
 kubectl = "{kubectl}"
 
+[git]
+program = "/usr/bin/git"
+ssh_folder = "/usr/bin"
+
 [cluster.stand]
 kubeconfig = "{kubeconfig}"
 "#,
