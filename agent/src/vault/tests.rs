@@ -173,7 +173,8 @@ async fn a_token_that_is_gone_is_ended_on_both_servers() {
     );
     let openbao = answering(
         200,
-        r#"{"warnings": ["No token found with this accessor"], "data": null}"#,
+        r#"{"request_id": "1", "lease_id": "", "renewable": false, "lease_duration": 0,
+            "warnings": ["No token found with this accessor"], "data": null, "auth": null}"#,
     )
     .await;
     assert_eq!(
