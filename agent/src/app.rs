@@ -43,6 +43,7 @@ pub use self::error::StartError;
 pub use self::keep::Keep;
 use crate::config::Config;
 use crate::config::Environment;
+use crate::http::Identity;
 use crate::http::Site;
 use crate::http::brain::Brain;
 use crate::http::brain::Identify;
@@ -112,6 +113,8 @@ pub struct Parts {
     pub key: Arc<FingerprintKey>,
     /// Wall time.
     pub clock: Arc<dyn Clock>,
+    /// How the agent's own login to Vault stands.
+    pub identity: Identity,
     /// What `/readyz` shows beside the agent's own parts.
     pub probes: Vec<Probe>,
     /// What goes on in the background for the parts.
@@ -184,6 +187,7 @@ impl Bound {
             identify,
             key,
             clock,
+            identity,
             probes,
             chores,
         } = parts;
@@ -218,7 +222,15 @@ impl Bound {
             home,
         };
         let brain = intake.brain(identify);
-        let bound = Self::with_brain(config, hash, brain, keep, Arc::clone(&clock), probes);
+        let bound = Self::with_brain(
+            config,
+            hash,
+            brain,
+            keep,
+            Arc::clone(&clock),
+            probes,
+            identity,
+        );
         let bound = bound.await?;
         let mut chores = chores;
         if let Some(own) = own {
@@ -242,6 +254,7 @@ impl Bound {
         keep: Option<Keep>,
         clock: Arc<dyn Clock>,
         probes: Vec<Probe>,
+        identity: Identity,
     ) -> Result<Self, StartError> {
         let journal = DiskJournal::open(&config.state_dir)?;
         let readiness = Readiness::default();
@@ -271,6 +284,7 @@ impl Bound {
             runs,
             rotation: rotation.clone(),
             policy,
+            identity,
             readiness,
             metrics,
             lifecycle,

@@ -28,6 +28,7 @@ use http::StatusCode;
 use http::request::Parts;
 use hyper::body::Incoming;
 use proto::API_VERSION;
+use proto::health::OwnIdentity;
 use proto::report::Version;
 
 use self::answer::Answer;
@@ -48,6 +49,9 @@ use crate::runs::Runs;
 /// The interface, as tools read it.
 const OPENAPI: &str = include_str!("http/openapi.json");
 
+/// How the agent's own login to Vault stands; unset for an agent without one.
+pub type Identity = Arc<dyn Fn() -> Option<OwnIdentity> + Send + Sync>;
+
 /// Everything that handlers need.
 pub struct Site {
     /// Who, may they, what.
@@ -58,6 +62,8 @@ pub struct Site {
     pub rotation: Option<Rotation>,
     /// The hash of the policy.
     pub policy: String,
+    /// How the agent's own login to Vault stands.
+    pub identity: Identity,
     /// What blocks.
     pub readiness: Readiness,
     /// Counters.

@@ -6,13 +6,13 @@
 //! and no token. Table layouts are in [`record`].
 
 mod error;
+mod file;
 mod folder;
 pub mod record;
 mod recovery;
 mod owed;
 
-use std::fs;
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -27,11 +27,11 @@ use proto::report::Report;
 use redb::Database;
 use redb::ReadableDatabase;
 use redb::ReadableTable;
-use redb::backends::FileBackend;
 
 pub use self::error::Fault;
 use self::error::FaultCause;
 pub use self::error::OpenError;
+use self::file::JournalFile;
 use self::folder::private_folder;
 use self::record::BRIEFS;
 use self::record::ENTRIES;
@@ -51,11 +51,6 @@ use self::record::encode;
 use self::record::key_text;
 pub use self::recovery::Phase;
 pub use self::recovery::UnfinishedRun;
-
-/// The file inside the state folder.
-const FILE: &str = "journal.redb";
-/// What redb may keep in memory; records are small and read rarely.
-const CACHE_BYTES: usize = 1 << 20;
 
 /// What is known about a request when its run begins.
 #[derive(Debug, Clone)]
@@ -84,7 +79,7 @@ pub enum Begun {
 /// The journal; clones share the file.
 #[derive(Clone)]
 pub struct DiskJournal {
-    database: Arc<Database>,
+    file: Arc<JournalFile>,
 }
 
 impl DiskJournal {
@@ -98,54 +93,42 @@ impl DiskJournal {
             source,
         };
         private_folder(folder)?;
-        let file = fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(folder.join(FILE))
-            .map_err(unusable)?;
         let path = folder.to_owned();
-        let database = FileBackend::new(file)
-            .and_then(|backend| {
-                Database::builder()
-                    .set_cache_size(CACHE_BYTES)
-                    .create_with_backend(backend)
-            })
-            .map_err(|error| {
-                if matches!(error, redb::DatabaseError::DatabaseAlreadyOpen) {
-                    return OpenError::InUse { path: path.clone() };
-                }
-                OpenError::Database {
-                    path: path.clone(),
-                    source: Box::new(error.into()),
-                }
-            })?;
+        let file = JournalFile::open(folder).map_err(|error| match error {
+            redb::DatabaseError::DatabaseAlreadyOpen => OpenError::InUse { path: path.clone() },
+            redb::DatabaseError::Storage(redb::StorageError::Io(source))
+                if source.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                unusable(source)
+            }
+            error => OpenError::Database {
+                path: path.clone(),
+                source: error.into(),
+            },
+        })?;
         let journal = Self {
-            database: Arc::new(database),
+            file: Arc::new(file),
         };
         journal
             .make_tables()
-            .map_err(|source| OpenError::Database {
-                path,
-                source: Box::new(source),
-            })?;
+            .map_err(|source| OpenError::Database { path, source })?;
         Ok(journal)
     }
 
-    fn make_tables(&self) -> Result<(), redb::Error> {
-        let tx = self.database.begin_write()?;
-        tx.open_table(RUNS)?;
-        tx.open_table(ENTRIES)?;
-        tx.open_table(OWNERS)?;
-        tx.open_table(KEYS)?;
-        tx.open_table(OPEN)?;
-        tx.open_table(BRIEFS)?;
-        tx.open_table(TOKENS)?;
-        tx.open_table(LEASES)?;
-        tx.commit()?;
-        Ok(())
+    fn make_tables(&self) -> Result<(), FaultCause> {
+        self.file.with(|database| {
+            let tx = database.begin_write()?;
+            tx.open_table(RUNS)?;
+            tx.open_table(ENTRIES)?;
+            tx.open_table(OWNERS)?;
+            tx.open_table(KEYS)?;
+            tx.open_table(OPEN)?;
+            tx.open_table(BRIEFS)?;
+            tx.open_table(TOKENS)?;
+            tx.open_table(LEASES)?;
+            tx.commit()?;
+            Ok(())
+        })
     }
 
     /// Runs blocking work on the file away from the workers that answer requests.
@@ -154,8 +137,8 @@ impl DiskJournal {
         doing: &'static str,
         work: impl FnOnce(&Database) -> Result<T, FaultCause> + Send + 'static,
     ) -> Result<T, Fault> {
-        let database = Arc::clone(&self.database);
-        tokio::task::spawn_blocking(move || work(&database))
+        let file = Arc::clone(&self.file);
+        tokio::task::spawn_blocking(move || file.with(work))
             .await
             .unwrap_or(Err(FaultCause::Worker))
             .map_err(|source| Fault { doing, source })

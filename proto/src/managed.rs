@@ -88,6 +88,9 @@ pub struct ManagedSecret {
     /// When Vault last answered about it, as RFC 3339; unset for never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_contact: Option<String>,
+    /// Since when it may not be what Vault has, and why; unset while it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stale: Option<Stale>,
     /// Restarts of workloads that it has caused.
     pub restarts: u64,
     /// The run that wrote its values.
@@ -97,6 +100,15 @@ pub struct ManagedSecret {
     /// What there is to know about it, each a sentence.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
+}
+
+/// Why a Secret may not be what Vault has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stale {
+    /// Since when, as RFC 3339: the last time that it was known to be right, or when that was noticed.
+    pub since: String,
+    /// In words.
+    pub why: String,
 }
 
 /// A credential in a Secret.

@@ -10,6 +10,7 @@ use anyhow::Result;
 use anyhow::ensure;
 use serde_json::Value;
 use serde_json::json;
+use tests::faults::Fault;
 use tests::wait::Look;
 use tests::wait::until;
 use tests::world::World;
@@ -221,5 +222,65 @@ async fn an_agent_without_rotation_says_so() -> Result<()> {
         "{}",
         told(&apply)
     );
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_outage_is_told_with_since_when_and_why() -> Result<()> {
+    let world = World::rotating("desk-outage").await?;
+    let kv = world.put("app", json!({ "api": "a-value" })).await?;
+    let dir = folder(&world, &[("quaymaster.yaml", &spec(&kv))])?;
+    let applied = quaymaster(&world, &["secrets", "apply"], dir.path(), &[]).await?;
+    ensure!(applied.status.code() == Some(0), "{}", told(&applied));
+    let fresh = |secret: &Value| secret["freshness"] == "fresh" && secret["stale"].is_null();
+    let secret = until_listed("the Secret to be fresh", &world, dir.path(), fresh).await?;
+    let sealed = r#"{"errors":["Vault is sealed"]}"#.to_owned();
+    world.vault.set(Fault::Answer(503, String::new(), sealed));
+    let stale = |secret: &Value| secret["stale"]["why"] == "Vault is away: sealed";
+    let during = until_listed("the outage to be told", &world, dir.path(), stale).await?;
+    ensure!(
+        during["stale"]["since"] == during["last_contact"],
+        "it was right at the last good contact: {during}"
+    );
+    ensure!(during["generation"] == secret["generation"], "{during}");
+    let list = operator(&world, &["managed", "list"]).await?;
+    println!("{}", String::from_utf8_lossy(&list.stdout));
+    ensure!(
+        told(&list).contains(": stale since ") && told(&list).contains("Vault is away: sealed"),
+        "{}",
+        told(&list)
+    );
+    let metrics = world.admin().get("/metrics").await?.text();
+    let lines: Vec<&str> = metrics
+        .lines()
+        .filter(|line| line.starts_with("quaymaster_managed_secret"))
+        .collect();
+    println!("{}\n", lines.join("\n"));
+    let seconds = |name: &str| {
+        let line = lines.iter().find(|line| line.starts_with(name));
+        let value = line.and_then(|line| line.rsplit(' ').next());
+        value.and_then(|value| value.parse::<f64>().ok())
+    };
+    let stale_for = seconds("quaymaster_managed_secret_stale_seconds{");
+    ensure!(stale_for.is_some_and(|time| time > 0.0), "{lines:?}");
+    let status = world.admin().get("/v1/status").await?.json()?;
+    println!("{status:#}");
+    ensure!(
+        status["identity"]["method"] == "approle"
+            && status["identity"]["expires_in_seconds"].as_u64() > Some(0),
+        "{status}"
+    );
+    ensure!(
+        status["keeping"]["secrets"] == 1
+            && status["keeping"]["stale"][0]["why"] == "Vault is away: sealed"
+            && status["keeping"]["folders"][0]["whole"] == true,
+        "{status}"
+    );
+    world.vault.set(Fault::None);
+    until_listed("the outage to be over", &world, dir.path(), fresh).await?;
+    let status = world.admin().get("/v1/status").await?.json()?;
+    ensure!(status["keeping"]["stale"] == json!([]), "{status}");
+    let within = &status["keeping"]["folders"][0]["within_millis"];
+    ensure!(*within == 1_000, "{status}");
     Ok(())
 }

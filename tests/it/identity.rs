@@ -151,7 +151,7 @@ async fn kubernetes(world: &World) -> Result<Identity> {
 }
 
 /// The accessor of the token that is kept in a folder.
-async fn kept_accessor(world: &World, folder: &Path) -> Result<String> {
+pub(crate) async fn kept_accessor(world: &World, folder: &Path) -> Result<String> {
     let text = fs::read_to_string(folder.join("identity.token"))?;
     let kept: Value = serde_json::from_str(&text)?;
     let body = json!({ "token": kept["token"] });
@@ -166,7 +166,7 @@ async fn kept_accessor(world: &World, folder: &Path) -> Result<String> {
         .to_owned())
 }
 
-async fn revoke(world: &World, accessor: &str) -> Result<()> {
+pub(crate) async fn revoke(world: &World, accessor: &str) -> Result<()> {
     let body = json!({ "accessor": accessor });
     world.vault_write("auth/token/revoke-accessor", body).await
 }

@@ -20,14 +20,14 @@ use tests::matrix::Site;
 use tests::matrix::Used;
 
 /// Credentials that need nothing while a cell is played.
-const LONG: Setup = Setup {
+pub(crate) const LONG: Setup = Setup {
     life: "1h",
     longest: "24h",
     rotate: "{ outage_budget: 60s }",
     used: Used::ByNobody,
 };
 /// Credentials that are extended about every twelve seconds.
-const SHORT: Setup = Setup {
+pub(crate) const SHORT: Setup = Setup {
     life: "20s",
     longest: "1h",
     rotate: "{ outage_budget: 4s }",
@@ -128,7 +128,7 @@ async fn play(name: &str, setup: Setup, groups: Vec<Vec<Cell>>) -> Result<()> {
 }
 
 /// Prints rows, and fails with those that broke their promise.
-fn judge(rows: &[Row]) -> Result<()> {
+pub(crate) fn judge(rows: &[Row]) -> Result<()> {
     let mut broken = Vec::new();
     for row in rows {
         let (mark, happened) = match &row.happened {

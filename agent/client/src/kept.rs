@@ -28,6 +28,15 @@ pub(crate) fn list(list: &ManagedList) -> String {
     }
     let mut out = table(&list.secrets);
     for secret in &list.secrets {
+        if let Some(stale) = &secret.stale {
+            let text = format!(
+                "{}: stale since {}: {}",
+                place(secret),
+                stale.since,
+                stale.why
+            );
+            line(&text, &mut out);
+        }
         for note in &secret.notes {
             line(&format!("{}: {note}", place(secret)), &mut out);
         }
@@ -80,6 +89,9 @@ pub(crate) fn one(secret: &ManagedSecret) -> String {
         "last contact",
         secret.last_contact.as_deref().unwrap_or("-"),
     );
+    if let Some(stale) = &secret.stale {
+        row("stale since", &format!("{}: {}", stale.since, stale.why));
+    }
     row("restarts", &secret.restarts.to_string());
     row("agent", or_dash(&secret.agent));
     for note in &secret.notes {

@@ -14,6 +14,7 @@ use deploy::secret::Secret;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use proto::error::Problem;
+use proto::health::OwnIdentity;
 
 use super::Chore;
 use super::Parts;
@@ -32,10 +33,12 @@ use crate::cluster::ClusterSettings;
 use crate::cluster::Kube;
 use crate::config::Config;
 use crate::git::Repositories;
+use crate::http::Identity;
 use crate::http::brain::Identify;
 use crate::render::Programs;
 use crate::render::Rendering;
 use crate::vault::IdentitySettings;
+use crate::vault::IdentityStatus;
 use crate::vault::Vault;
 use crate::vault::VaultSettings;
 
@@ -68,6 +71,8 @@ pub(super) async fn parts(config: &Config) -> Result<Parts, StartError> {
             run: Box::new(move |stop| kept.keep_identity(stop).boxed()),
         });
     }
+    let asked = Arc::clone(&vault);
+    let identity: Identity = Arc::new(move || asked.identity_status().map(told));
     let base = config.state_dir.join("render");
     let programs = Programs::new(
         config.render.helm.clone(),
@@ -113,9 +118,31 @@ pub(super) async fn parts(config: &Config) -> Result<Parts, StartError> {
         identify: identify(authenticator),
         key,
         clock,
+        identity,
         probes,
         chores,
     })
+}
+
+/// How the agent's own login stands, for the operator.
+fn told(status: IdentityStatus) -> OwnIdentity {
+    let IdentityStatus {
+        method,
+        since,
+        next_renewal,
+        ttl_seconds,
+        ends,
+        last_error,
+    } = status;
+    let text = |time: jiff::Timestamp| format!("{time:.0}");
+    OwnIdentity {
+        method: method.to_owned(),
+        since: since.map(text),
+        next_renewal: next_renewal.map(text),
+        expires_in_seconds: ttl_seconds,
+        ends: ends.map(text),
+        last_error,
+    }
 }
 
 fn setup(part: String, source: impl std::error::Error + Send + Sync + 'static) -> StartError {

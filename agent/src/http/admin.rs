@@ -4,7 +4,12 @@
 
 use http::StatusCode;
 use proto::error::Code;
+use proto::health::AgentStatus;
+use proto::health::Keeping;
+use proto::health::StaleSecret;
 use proto::ids::RunId;
+use proto::managed::ManagedList;
+use proto::managed::ManagedSecret;
 use proto::managed::SecretName;
 use serde::Serialize;
 
@@ -15,19 +20,10 @@ use super::answer::full;
 use super::answer::json;
 use super::secrets::desk;
 use crate::rotation::Asker;
+use crate::rotation::Rotation;
 
 /// What Prometheus reads.
 const METRICS_TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
-/// The answer of `/v1/status`.
-#[derive(Debug, Serialize)]
-struct AgentStatus {
-    version: &'static str,
-    ready: bool,
-    draining: bool,
-    policy: String,
-    runs: Vec<RunId>,
-}
 
 /// The answer of `/v1/drain`.
 #[derive(Debug, Serialize)]
@@ -74,13 +70,37 @@ pub fn metrics(site: &Site) -> Result<Answer, Refusal> {
 /// Answers `GET /v1/status`.
 pub fn status(site: &Site) -> Answer {
     let now = AgentStatus {
-        version: env!("CARGO_PKG_VERSION"),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
         ready: site.readiness.now().ready && !site.lifecycle.is_draining(),
         draining: site.lifecycle.is_draining(),
         policy: site.policy.clone(),
         runs: site.runs.active(),
+        identity: (site.identity)(),
+        keeping: site.rotation.as_ref().map(keeping),
     };
     json(StatusCode::OK, &now)
+}
+
+fn keeping(desk: &Rotation) -> Keeping {
+    let ManagedList { secrets, folders } = desk.list(&Asker::Operator);
+    let stale = secrets.iter().filter_map(|secret| {
+        let ManagedSecret {
+            cluster,
+            namespace,
+            name,
+            stale,
+            ..
+        } = secret;
+        Some(StaleSecret {
+            secret: format!("{cluster}/{namespace}/{name}"),
+            stale: stale.clone()?,
+        })
+    });
+    Keeping {
+        stale: stale.collect(),
+        secrets: secrets.len(),
+        folders,
+    }
 }
 
 /// Answers `POST /v1/drain`: new runs are refused from now on, the process stays.

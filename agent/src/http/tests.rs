@@ -85,6 +85,7 @@ impl World {
             None,
             Arc::new(SystemClock),
             Vec::new(),
+            Arc::new(|| None),
         );
         Self::run(bound.await.expect("it binds"), folder)
     }

@@ -42,7 +42,7 @@ pub enum OpenError {
         /// The folder.
         path: PathBuf,
         /// Why.
-        source: Box<redb::Error>,
+        source: FaultCause,
     },
 }
 

@@ -1,5 +1,6 @@
 //! The journal on a real disk: order, restart, idempotency keys, forgetting.
 
+use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::PermissionsExt;
 
@@ -248,7 +249,7 @@ fn the_files_are_for_the_agent_alone() {
     drop(place.open().expect("it opens"));
     let mode = |path: &Path| fs::metadata(path).expect("it is there").mode() & 0o777;
     assert_eq!(mode(&state), 0o700);
-    assert_eq!(mode(&state.join(FILE)), 0o600);
+    assert_eq!(mode(&state.join("journal.redb")), 0o600);
     fs::set_permissions(&state, fs::Permissions::from_mode(0o755)).expect("it is ours");
     assert!(matches!(
         place.open(),

@@ -27,6 +27,7 @@ struct Scrape {
     expiry: Family<SecretLabels, Gauge>,
     age: Family<SecretLabels, Gauge>,
     contact: Family<SecretLabels, Seconds>,
+    stale: Family<SecretLabels, Seconds>,
     restarts: Family<SecretLabels, Counter>,
 }
 
@@ -64,6 +65,12 @@ impl Scrape {
             let age = whole(secret.age_seconds);
             self.age.get_or_create(&labels).set(age);
         }
+        let stale = secret.stale.as_ref();
+        let stale = stale.and_then(|stale| stale.since.parse::<Timestamp>().ok());
+        let stale = stale.map_or(0.0, |since| {
+            now.duration_since(since).as_secs_f64().max(0.0)
+        });
+        self.stale.get_or_create(&labels).set(stale);
         let contact = secret.last_contact.as_ref();
         if let Some(contact) = contact.and_then(|text| text.parse::<Timestamp>().ok()) {
             let since = now.duration_since(contact).as_secs_f64().max(0.0);
@@ -78,6 +85,7 @@ impl Scrape {
             expiry,
             age,
             contact,
+            stale,
             restarts,
         } = self;
         registry.register(
@@ -99,6 +107,11 @@ impl Scrape {
             "managed_secret_contact_seconds",
             "Time since Vault last answered about a Secret",
             contact,
+        );
+        registry.register(
+            "managed_secret_stale_seconds",
+            "Time since which a Secret may not be what Vault has; 0 while it is",
+            stale,
         );
         registry.register(
             "managed_secret_restarts",
@@ -127,6 +140,7 @@ mod tests {
             format!("quaymaster_managed_secret_expiry_seconds{labels} 3000\n"),
             format!("quaymaster_managed_secret_age_seconds{labels} 5400\n"),
             format!("quaymaster_managed_secret_contact_seconds{labels} 0.5\n"),
+            format!("quaymaster_managed_secret_stale_seconds{labels} 1800.0\n"),
             format!("quaymaster_managed_secret_restarts_total{labels} 2\n"),
         ] {
             assert!(text.contains(&line), "{line} is not in\n{text}");

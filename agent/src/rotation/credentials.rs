@@ -146,7 +146,7 @@ pub(super) async fn run(table: &Table, tools: &Tools, stop: &CancellationToken) 
         let own = match tools.secrets.login(&Login::Own).await {
             Ok(own) => own,
             Err(error) => {
-                away(table, &error);
+                away(table, tools, &error);
                 continue;
             }
         };
@@ -297,8 +297,8 @@ async fn ask(question: Question, own: &Session, table: &Table, tools: &Tools) {
         }
     });
     match &answer {
-        Ok(_) => table.with(|rows| rows.away = None),
-        Err(error) => away(table, error),
+        Ok(_) => table.with(super::table::Rows::answered),
+        Err(error) => away(table, tools, error),
     }
     if let Some(accessor) = extend {
         extend_token(&question, &accessor, own, table, tools).await;
@@ -369,7 +369,7 @@ async fn extend_token(
 }
 
 /// Notes that Vault is away, where an error says so.
-pub(super) fn away(table: &Table, error: &SecretsError) {
+pub(super) fn away(table: &Table, tools: &Tools, error: &SecretsError) {
     if let SecretsError::Unavailable { reason, .. } = error {
         table.with(|rows| {
             if rows.away.is_none() {
@@ -379,6 +379,9 @@ pub(super) fn away(table: &Table, error: &SecretsError) {
                 );
             }
             rows.away = Some(Instant::now() + PROBE);
+            let since = rows.outage.take().map(|(since, _)| since);
+            let since = since.unwrap_or_else(|| tools.clock.now());
+            rows.outage = Some((since, reason.clone()));
         });
     }
 }

@@ -50,6 +50,7 @@ use super::table::Row;
 use super::table::Rows;
 use super::table::Table;
 use super::versions;
+use super::view;
 use super::watching::Watcher;
 use crate::clock;
 use crate::runs::RunTools;
@@ -110,6 +111,7 @@ async fn turns(table: &Table, tools: &Tools, stop: &CancellationToken) {
                 table.with(|rows| over(rows, &place, &report));
             }
         }
+        table.with(|rows| view::note_standing(rows, tools.clock.now()));
         while on.len() < WIDTH {
             let Some((place, orders)) = table.with(|rows| next(rows, tools)) else {
                 break;

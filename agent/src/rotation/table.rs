@@ -21,6 +21,7 @@ use jiff::Timestamp;
 use proto::ids::ClusterName;
 use proto::ids::DeployName;
 use proto::ids::Namespace;
+use proto::managed::Freshness;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -82,6 +83,8 @@ pub(super) struct Row {
     pub(super) credentials: BTreeMap<String, CredentialRow>,
     /// When Vault last answered about it.
     pub(super) contact: Option<Timestamp>,
+    /// How it stood at the daemon's last turn, and since when it stands so.
+    pub(super) standing: Option<(Freshness, Timestamp)>,
     /// Repairs of what somebody else did to it, lately.
     pub(super) repairs: Vec<Instant>,
     /// Runs that issued a credential for it, lately.
@@ -181,9 +184,17 @@ pub(super) struct Rows {
     pub(super) synced: BTreeSet<ClusterName>,
     /// While Vault is away: when it is asked next.
     pub(super) away: Option<Instant>,
+    /// While Vault is away: since when, and why.
+    pub(super) outage: Option<(Timestamp, String)>,
 }
 
 impl Rows {
+    /// Notes that Vault answers.
+    pub(super) fn answered(&mut self) {
+        self.away = None;
+        self.outage = None;
+    }
+
     /// Returns a Secret's row.
     pub(super) fn secret_mut(&mut self, place: &Place, name: &str) -> Option<&mut Row> {
         self.apps.get_mut(place)?.secrets.get_mut(name)

@@ -75,7 +75,7 @@ pub(super) async fn run(table: &Table, tools: &Tools, stop: &CancellationToken) 
         let own = match tools.secrets.login(&Login::Own).await {
             Ok(own) => own,
             Err(error) => {
-                away(table, &error);
+                away(table, tools, &error);
                 continue;
             }
         };
@@ -124,7 +124,7 @@ async fn mount_of(
             Some((mount, parsed))
         }
         Err(error) => {
-            away(table, &error);
+            away(table, tools, &error);
             tracing::debug!(path, %error, "the engine behind a path is not known");
             None
         }
@@ -154,7 +154,7 @@ async fn ask_one(mount: &Mount, path: &VaultPath, own: &Session, table: &Table, 
             take(one, table, tools);
         }
         Err(error) => {
-            away(table, &error);
+            away(table, tools, &error);
             table.with(|rows| rows.tell(path.as_str(), &error.to_string()));
         }
     }
@@ -191,6 +191,7 @@ impl Rounds {
         self.single.retain(|_, until| *until > now);
         let mut singles: BTreeMap<String, Mount> = BTreeMap::new();
         let mut ways = BTreeMap::new();
+        let asked: BTreeSet<String> = folders.keys().cloned().collect();
         for (key, (mount, folder, paths)) in folders {
             let whole = !self.single.contains_key(&key)
                 && self.whole(&key, &mount, &folder, own, table, tools).await;
@@ -209,7 +210,11 @@ impl Rounds {
                 *time = within;
             }
         }
-        table.with(|rows| rows.ways = ways);
+        table.with(|rows| {
+            // What is not known now is as it was: Vault may be away.
+            rows.ways.retain(|key, _| asked.contains(key));
+            rows.ways.extend(ways);
+        });
         self.some(&singles, budget, own, table, tools).await;
     }
 
@@ -240,7 +245,7 @@ impl Rounds {
                 false
             }
             Err(error) => {
-                away(table, &error);
+                away(table, tools, &error);
                 false
             }
         }
@@ -291,7 +296,7 @@ fn budget(tools: &Tools) -> usize {
 fn take(found: BTreeMap<String, Newest>, table: &Table, tools: &Tools) {
     let now = tools.clock.now();
     let moved = table.with(|rows| {
-        rows.away = None;
+        rows.answered();
         let mut fresh: Vec<(String, Newest)> = Vec::new();
         let all = rows
             .apps

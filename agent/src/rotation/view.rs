@@ -12,6 +12,7 @@ use proto::managed::Freshness;
 use proto::managed::ManagedCredential;
 use proto::managed::ManagedList;
 use proto::managed::ManagedSecret;
+use proto::managed::Stale;
 use tokio::time::Instant;
 
 use super::Asker;
@@ -65,13 +66,16 @@ fn secret(
         ));
     }
     let credentials = credentials(row, now);
+    let freshness = freshness(rows, app, row);
+    let stale = stale(rows, row, freshness, &notes, now);
     Some(ManagedSecret {
         cluster: place.cluster.clone(),
         namespace: place.namespace.clone(),
         name: name.to_owned(),
         app: place.app.clone(),
         project: app.entry.owner.project().to_owned(),
-        freshness: freshness(rows, app, row),
+        freshness,
+        stale,
         generation: state.map_or(0, |state| state.generation),
         written: state.map_or_else(String::new, |state| format!("{:.0}", state.written)),
         age_seconds: state.map_or(0, |state| seconds(now.duration_since(state.written))),
@@ -86,6 +90,61 @@ fn secret(
         agent: rows.keeper(place).unwrap_or_default().to_owned(),
         notes,
     })
+}
+
+/// Notes since when each Secret stands as it does.
+pub(super) fn note_standing(rows: &mut Rows, now: Timestamp) {
+    let mut standings = Vec::new();
+    for (place, app) in &rows.apps {
+        for (name, row) in &app.secrets {
+            let standing = freshness(rows, app, row);
+            if row.standing.map(|(before, _)| before) != Some(standing) {
+                standings.push((place.clone(), name.clone(), standing));
+            }
+        }
+    }
+    for (place, name, standing) in standings {
+        if let Some(row) = rows.secret_mut(&place, &name) {
+            row.standing = Some((standing, now));
+        }
+    }
+}
+
+/// Says since when a Secret may not be what Vault has, and why.
+fn stale(
+    rows: &Rows,
+    row: &Row,
+    freshness: Freshness,
+    notes: &[String],
+    now: Timestamp,
+) -> Option<Stale> {
+    if let Some((since, reason)) = &rows.outage {
+        // Until then it was known.
+        let since = row.contact.unwrap_or(*since);
+        return Some(Stale {
+            since: format!("{since:.3}"),
+            why: format!("Vault is away: {reason}"),
+        });
+    }
+    match freshness {
+        Freshness::Fresh | Freshness::Changing => None,
+        Freshness::Waiting | Freshness::Kept | Freshness::Failing | Freshness::Unknown => {
+            let since = row.standing.filter(|(standing, _)| *standing == freshness);
+            let since = since.map_or(now, |(_, since)| since);
+            let why = notes.first().cloned();
+            Some(Stale {
+                since: format!("{since:.3}"),
+                why: why.unwrap_or_else(|| match freshness {
+                    Freshness::Waiting => "a newer version is about to be taken".to_owned(),
+                    Freshness::Fresh
+                    | Freshness::Changing
+                    | Freshness::Kept
+                    | Freshness::Failing
+                    | Freshness::Unknown => "Vault has not answered about it yet".to_owned(),
+                }),
+            })
+        }
+    }
 }
 
 fn credentials(row: &Row, now: Timestamp) -> Vec<ManagedCredential> {

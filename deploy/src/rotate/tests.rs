@@ -244,3 +244,23 @@ fn damage_deletion_and_open_changes_are_due() {
     world.asked = Asked::Yes;
     assert_eq!(only(&world.due(&record())), Reason::Asked);
 }
+
+#[test]
+fn a_clock_that_jumps_an_hour_replaces_nothing_and_restarts_nothing() {
+    // Two cells of the fault matrix, with a clock that is told: the agent of a real server cannot be given
+    // another wall clock. When leases end is kept on a monotonic clock, which no jump moves.
+    for jump in ["2026-01-01T11:00:00Z", "2026-01-01T13:00:00Z"] {
+        let mut world = World::quiet();
+        world.now = at(jump);
+        assert_eq!(world.due(&record()), Due::default(), "at {jump}");
+        world.newest.insert(
+            KV.to_owned(),
+            Newest {
+                version: 8,
+                standing: Standing::Live,
+            },
+        );
+        let due = world.due(&kept(|_| {}));
+        assert_eq!(only(&due), new_version(8), "at {jump}");
+    }
+}

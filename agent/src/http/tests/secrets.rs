@@ -154,6 +154,7 @@ async fn keeping() -> World {
         identify: Arc::new(|presented| job(presented).boxed()),
         key: Arc::clone(&fakes.key),
         clock: ports.clock,
+        identity: Arc::new(|| None),
         probes: Vec::new(),
         chores: Vec::new(),
     };
