@@ -96,7 +96,10 @@ fn web(image: &str) -> String {
 }
 
 fn status(done: &Finished) -> Result<String> {
-    Ok(done.json()?["status"].as_str().unwrap_or_default().to_owned())
+    Ok(done.json()?["status"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned())
 }
 
 fn shown(done: &Finished) -> String {
@@ -110,20 +113,37 @@ async fn an_image_is_put_into_the_repository_and_rolled_out_by_flux() -> Result<
     let plan = shop.world.plan(&[("quaymaster.yaml", &spec)]).await?;
     ensure!(plan.status() == 200, "{}", shown(&plan));
     let step = plan.json()?["steps"][0].take();
-    ensure!(step["action"] == "change" && step["object"].to_string().contains(FILE), "{step}");
+    ensure!(
+        step["action"] == "change" && step["object"].to_string().contains(FILE),
+        "{step}"
+    );
     ensure!(shop.commits().await? == 1, "a plan makes no commit");
 
     let done = shop.deploy(&spec).await?;
     ensure!(done.status() == 200, "{}", shown(&done));
-    ensure!(shop.file().await? == web(&shop.good()), "{}", shop.file().await?);
+    ensure!(
+        shop.file().await? == web(&shop.good()),
+        "{}",
+        shop.file().await?
+    );
     let message = shop.repository.log_as("main", "%an%n%B").await?.join("\n");
-    for part in ["Quaymaster", "deploy shop: web ", &format!("Run: {}", done.id), "Job: "] {
+    for part in [
+        "Quaymaster",
+        "deploy shop: web ",
+        &format!("Run: {}", done.id),
+        "Job: ",
+    ] {
         ensure!(message.contains(part), "{part}: {message}");
     }
     let other = shop.repository.file("main", "other/README.md").await?;
     ensure!(other == b"# Others\r\n", "{other:?}");
     let password = &shop.world.stand.facts().git_accounts.writer.password;
-    for text in [&done.log, &done.answer.text(), &message, &shop.world.agent_log()?] {
+    for text in [
+        &done.log,
+        &done.answer.text(),
+        &message,
+        &shop.world.agent_log()?,
+    ] {
         ensure!(!text.contains(password.as_str()), "the password is told");
     }
     // The same again is no commit.
@@ -141,11 +161,19 @@ async fn an_image_that_is_not_there_is_named_and_the_commit_taken_back() -> Resu
     let spec = shop.spec(&shop.missing(), ", on_failure: revert");
     let done = shop.deploy(&spec).await?;
     ensure!(status(&done)? == "rolled_back", "{}", shown(&done));
-    ensure!(done.causes().first().map(String::as_str) == Some("image_missing"), "{}", shown(&done));
+    ensure!(
+        done.causes().first().map(String::as_str) == Some("image_missing"),
+        "{}",
+        shown(&done)
+    );
     ensure!(shop.file().await? == before, "{}", shop.file().await?);
     ensure!(shop.commits().await? == 3, "{}", done.log);
     let last: Vec<&str> = done.log.lines().rev().take(12).collect();
-    ensure!(last.iter().any(|line| line.contains("image_missing")), "{}", done.log);
+    ensure!(
+        last.iter().any(|line| line.contains("image_missing")),
+        "{}",
+        done.log
+    );
     let object = shop.world.object("deployment/web").await?;
     let image = &object["spec"]["template"]["spec"]["containers"][0]["image"];
     ensure!(*image == shop.good(), "{image}");
@@ -156,11 +184,17 @@ async fn an_image_that_is_not_there_is_named_and_the_commit_taken_back() -> Resu
 async fn what_flux_cannot_build_is_told_in_its_own_words() -> Result<()> {
     let shop = Shop::new("flux-broken", |world| world.stand.busybox()).await?;
     let broken = format!("{}\n# x\n---\nkind: [\n", shop.file().await?);
-    shop.repository.commit("main", &[("apps/broken.yaml", "kind: 1\n")], "Break it").await?;
+    shop.repository
+        .commit("main", &[("apps/broken.yaml", "kind: 1\n")], "Break it")
+        .await?;
     drop(broken);
     let done = shop.deploy(&shop.spec(&shop.missing(), "")).await?;
     ensure!(status(&done)? == "failed", "{}", shown(&done));
-    ensure!(done.causes().contains(&"flux_failed".to_owned()), "{}", shown(&done));
+    ensure!(
+        done.causes().contains(&"flux_failed".to_owned()),
+        "{}",
+        shown(&done)
+    );
     ensure!(shown(&done).contains("BuildFailed"), "{}", shown(&done));
     Ok(())
 }
@@ -175,8 +209,18 @@ async fn flux_that_could_not_carry_it_out_ends_the_run_before_a_commit() -> Resu
     };
     let spec = shop.spec(&shop.missing(), "");
     for (object, change, back, expected) in [
-        ("kustomization/shop", json!({ "suspend": true }), json!({ "suspend": false }), "is suspended"),
-        ("gitrepository/shop", json!({ "suspend": true }), json!({ "suspend": false }), "is suspended"),
+        (
+            "kustomization/shop",
+            json!({ "suspend": true }),
+            json!({ "suspend": false }),
+            "is suspended",
+        ),
+        (
+            "gitrepository/shop",
+            json!({ "suspend": true }),
+            json!({ "suspend": false }),
+            "is suspended",
+        ),
         (
             "kustomization/shop",
             json!({ "dependsOn": [{ "name": "infra" }] }),
@@ -193,12 +237,23 @@ async fn flux_that_could_not_carry_it_out_ends_the_run_before_a_commit() -> Resu
         patch(object, change).await?;
         let done = shop.deploy(&spec).await?;
         ensure!(done.code() == "flux_not_ready", "{}", shown(&done));
-        ensure!(shown(&done).contains(expected), "{expected}: {}", shown(&done));
+        ensure!(
+            shown(&done).contains(expected),
+            "{expected}: {}",
+            shown(&done)
+        );
         patch(object, back).await?;
     }
-    let unknown = spec.replace(&format!("kustomizations: {}/shop", shop.world.namespace), &format!("kustomizations: {}/nothing", shop.world.namespace));
+    let unknown = spec.replace(
+        &format!("kustomizations: {}/shop", shop.world.namespace),
+        &format!("kustomizations: {}/nothing", shop.world.namespace),
+    );
     let done = shop.deploy(&unknown).await?;
-    ensure!(done.code() == "flux_not_ready" && shown(&done).contains("does not exist"), "{}", shown(&done));
+    ensure!(
+        done.code() == "flux_not_ready" && shown(&done).contains("does not exist"),
+        "{}",
+        shown(&done)
+    );
     ensure!(shop.commits().await? == 1, "nothing is pushed");
     Ok(())
 }
@@ -210,13 +265,26 @@ async fn what_the_git_server_refuses_is_told_and_nothing_is_half_done() -> Resul
     shop.repository.protect("main")?;
     let done = shop.deploy(&spec).await?;
     ensure!(done.code() == "git_refused", "{}", shown(&done));
-    ensure!(shown(&done).contains("not allowed to push code to protected branches"), "{}", shown(&done));
+    ensure!(
+        shown(&done).contains("not allowed to push code to protected branches"),
+        "{}",
+        shown(&done)
+    );
     shop.repository.unprotect()?;
     let reader = &shop.world.stand.facts().git_accounts.reader;
     shop.world.git_credential(reader).await?;
     let done = shop.deploy(&spec).await?;
-    ensure!(["git_denied", "git_refused"].contains(&done.code().as_str()), "{}", shown(&done));
-    shop.world.put("git", json!({ "username": "deployer", "password": "wrong" })).await?;
+    ensure!(
+        ["git_denied", "git_refused"].contains(&done.code().as_str()),
+        "{}",
+        shown(&done)
+    );
+    shop.world
+        .put(
+            "git",
+            json!({ "username": "deployer", "password": "wrong" }),
+        )
+        .await?;
     let done = shop.deploy(&spec).await?;
     ensure!(done.code() == "git_denied", "{}", shown(&done));
     ensure!(!shown(&done).contains("\"wrong\""), "{}", shown(&done));
@@ -224,7 +292,11 @@ async fn what_the_git_server_refuses_is_told_and_nothing_is_half_done() -> Resul
     let writer = &shop.world.stand.facts().git_accounts.writer;
     shop.world.git_credential(writer).await?;
     let done = shop.deploy(&gone).await?;
-    ensure!(done.code() == "image_place_missing" && shown(&done).contains("api"), "{}", shown(&done));
+    ensure!(
+        done.code() == "image_place_missing" && shown(&done).contains("api"),
+        "{}",
+        shown(&done)
+    );
     ensure!(shop.commits().await? == 1, "nothing is pushed");
     Ok(())
 }
@@ -237,9 +309,15 @@ async fn pushes_of_others_are_kept_and_the_edit_is_made_anew() -> Result<()> {
         (Moment::BeforePush, "other/one.txt", shop.good()),
         (Moment::DuringPush, "other/two.txt", shop.missing()),
     ] {
-        shop.repository.race(moment, 2, "main", &[(path, "theirs")]).await?;
+        shop.repository
+            .race(moment, 2, "main", &[(path, "theirs")])
+            .await?;
         let done = shop.deploy(&shop.spec(&image, "")).await?;
-        ensure!(done.log.contains("editing what is there now"), "{}", shown(&done));
+        ensure!(
+            done.log.contains("editing what is there now"),
+            "{}",
+            shown(&done)
+        );
         ensure!(shop.repository.file("main", path).await? == b"theirs");
         ensure!(shop.file().await? == web(&image), "{}", shown(&done));
     }
@@ -249,7 +327,9 @@ async fn pushes_of_others_are_kept_and_the_edit_is_made_anew() -> Result<()> {
 #[tokio::test]
 async fn a_key_serves_as_well_as_a_password() -> Result<()> {
     let shop = Shop::new("flux-ssh", missing).await?;
-    let spec = shop.spec(&shop.good(), "").replace(&shop.repository.url(), &shop.repository.ssh_url());
+    let spec = shop
+        .spec(&shop.good(), "")
+        .replace(&shop.repository.url(), &shop.repository.ssh_url());
     let done = shop.deploy(&spec).await?;
     ensure!(done.status() == 200, "{}", shown(&done));
     ensure!(shop.file().await? == web(&shop.good()));
@@ -260,14 +340,25 @@ async fn a_key_serves_as_well_as_a_password() -> Result<()> {
 async fn a_chart_of_the_repository_gets_the_image_by_its_values() -> Result<()> {
     let world = World::without_agent("flux-helm").await?;
     let template = web("{{ .Values.image.repository }}:{{ .Values.image.tag }}");
-    let values = |tag: &str| format!("# Values of production.\nimage:\n  repository: {}/busybox   # kept\n  tag: \"{tag}\"\n", world.stand.facts().registry);
+    let values = |tag: &str| {
+        format!(
+            "# Values of production.\nimage:\n  repository: {}/busybox   # kept\n  tag: \"{tag}\"\n",
+            world.stand.facts().registry
+        )
+    };
     let files = [
-        ("apps/chart/Chart.yaml", "apiVersion: v2\nname: web\nversion: 0.1.0\n"),
+        (
+            "apps/chart/Chart.yaml",
+            "apiVersion: v2\nname: web\nversion: 0.1.0\n",
+        ),
         ("apps/chart/values.yaml", &values("not-there")),
         ("apps/chart/templates/web.yaml", &template),
     ];
     let repository = world.fleet_repository("fleet", &files).await?;
-    let engine = Engine::HelmRelease { chart: "./apps/chart", values: &json!({}) };
+    let engine = Engine::HelmRelease {
+        chart: "./apps/chart",
+        values: &json!({}),
+    };
     let shop = Shop::with(world, repository, engine).await?;
     let ns = &shop.world.namespace;
     let spec = |image: &str, rollout: &str| {
@@ -276,19 +367,40 @@ async fn a_chart_of_the_repository_gets_the_image_by_its_values() -> Result<()> 
     };
     let done = shop.deploy(&spec(&shop.good(), "")).await?;
     ensure!(done.status() == 200, "{}", shown(&done));
-    let tag = shop.good().rsplit(':').next().unwrap_or_default().to_owned();
-    let text = shop.repository.file("main", "apps/chart/values.yaml").await?;
-    ensure!(String::from_utf8_lossy(&text) == values(&tag), "{}", String::from_utf8_lossy(&text));
-    let bad = shop.deploy(&spec(&shop.missing(), ", on_failure: revert")).await?;
+    let tag = shop
+        .good()
+        .rsplit(':')
+        .next()
+        .unwrap_or_default()
+        .to_owned();
+    let text = shop
+        .repository
+        .file("main", "apps/chart/values.yaml")
+        .await?;
+    ensure!(
+        String::from_utf8_lossy(&text) == values(&tag),
+        "{}",
+        String::from_utf8_lossy(&text)
+    );
+    let bad = shop
+        .deploy(&spec(&shop.missing(), ", on_failure: revert"))
+        .await?;
     ensure!(status(&bad)? == "rolled_back", "{}", shown(&bad));
-    ensure!(bad.causes().first().map(String::as_str) == Some("image_missing"), "{}", shown(&bad));
+    ensure!(
+        bad.causes().first().map(String::as_str) == Some("image_missing"),
+        "{}",
+        shown(&bad)
+    );
     Ok(())
 }
 
 #[tokio::test]
 async fn secrets_are_written_beside_flux_and_are_in_no_commit() -> Result<()> {
     let shop = Shop::new("flux-secret", missing).await?;
-    let path = shop.world.put("app", json!({ "password": "c4nary-of-flux" })).await?;
+    let path = shop
+        .world
+        .put("app", json!({ "password": "c4nary-of-flux" }))
+        .await?;
     let spec = format!(
         "{}secrets:\n  - name: app-db\n    keys:\n      password: {{ vault: {path}, field: password }}\n",
         shop.spec(&shop.good(), "")
@@ -297,16 +409,26 @@ async fn secrets_are_written_beside_flux_and_are_in_no_commit() -> Result<()> {
     ensure!(done.status() == 200, "{}", shown(&done));
     ensure!(shop.world.secret("app-db").await?["password"] == "c4nary-of-flux");
     let history = shop.repository.log_as("main", "%B").await?.join("\n");
-    ensure!(!history.contains("c4nary") && !shown(&done).contains("c4nary"), "the value is told");
+    ensure!(
+        !history.contains("c4nary") && !shown(&done).contains("c4nary"),
+        "the value is told"
+    );
     let token = shop.world.reconcile("kustomization/shop").await?;
-    tests::wait::until("Flux to look again", std::time::Duration::from_secs(60), async || {
-        match shop.world.object("kustomization/shop").await {
-            Ok(object) if object["status"]["lastHandledReconcileAt"] == token.as_str() => tests::wait::Look::Ready(()),
+    tests::wait::until(
+        "Flux to look again",
+        std::time::Duration::from_secs(60),
+        async || match shop.world.object("kustomization/shop").await {
+            Ok(object) if object["status"]["lastHandledReconcileAt"] == token.as_str() => {
+                tests::wait::Look::Ready(())
+            }
             Ok(object) => tests::wait::Look::NotYet(object["status"].to_string()),
             Err(error) => tests::wait::Look::NotYet(format!("{error:#}")),
-        }
-    })
+        },
+    )
     .await?;
-    ensure!(shop.world.secret("app-db").await?["password"] == "c4nary-of-flux", "Flux has left it alone");
+    ensure!(
+        shop.world.secret("app-db").await?["password"] == "c4nary-of-flux",
+        "Flux has left it alone"
+    );
     Ok(())
 }

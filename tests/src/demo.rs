@@ -6,6 +6,7 @@
 //! again, a credential that is replaced while the page is asked for, and the same app as chart and kustomization. Called by `stand demo`. The stand stays up
 //! afterwards, so that everything can be looked at; the agent ends with the demo.
 
+mod flux;
 mod fresh;
 
 use std::ffi::OsStr;
@@ -48,11 +49,20 @@ const FETCH_EVERY: Duration = Duration::from_millis(250);
 /// Tells the demo's lines to whoever runs it.
 pub type Say<'a> = &'a dyn Fn(&str);
 
+/// Which ways to deliver are shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ways {
+    /// By the pipeline.
+    Pipeline,
+    /// Then also through Flux, whose controllers are built for it.
+    PipelineAndFlux,
+}
+
 /// Runs the demo on a stand.
 ///
 /// # Errors
 /// When a step does not do what it should; the error says which.
-pub async fn run(stand: &Stand, say: Say<'_>) -> Result<()> {
+pub async fn run(stand: &Stand, ways: Ways, say: Say<'_>) -> Result<()> {
     let began = Instant::now();
     ensure!(
         stand.facts().has_node,
@@ -86,6 +96,10 @@ pub async fn run(stand: &Stand, say: Say<'_>) -> Result<()> {
     afterwards(&job, say, &image).await?;
     fresh::rotate(&job, say, &image, &dir).await?;
     other_ways(&job, say, &image).await?;
+    match ways {
+        Ways::Pipeline => {}
+        Ways::PipelineAndFlux => flux::deliver(&job, say, &image).await?,
+    }
     farewell(stand, say, began.elapsed());
     Ok(())
 }
@@ -311,6 +325,7 @@ impl Job<'_> {
             .env("QUAYMASTER_SOCKET", &self.socket)
             .env("QUAYMASTER_ID_TOKEN", self.stand.sign(token)?)
             .env("IMAGE", image)
+            .env("FLEET_REPOSITORY", flux::address(self.stand))
             .env("CI_ENVIRONMENT_NAME", "production")
             .stdin(Stdio::null())
             .status()

@@ -15,6 +15,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use serde_json::Value;
 use tests::demo;
+use tests::demo::Ways;
 use tests::progress::{Event, Progress};
 use tests::stand::keeper;
 use tests::stand::layout::{Settings, Site, check_name};
@@ -43,7 +44,13 @@ enum Verb {
     /// Builds and runs an agent on the stand, until it is interrupted.
     Agent(Name),
     /// Shows the main job on a stand: build, deploy, the page, a failure; starts the stand if need be.
-    Demo(Name),
+    Demo {
+        #[command(flatten)]
+        name: Name,
+        /// Also through Flux, whose controllers are built for it.
+        #[arg(long)]
+        flux: bool,
+    },
     /// Runs a command inside the stand's network, where ports are the well-known ones.
     Exec {
         #[command(flatten)]
@@ -169,13 +176,21 @@ async fn carry_out(verb: Verb) -> Result<()> {
             Ok(())
         }
         Verb::Token(options) => token(&settings, &options),
-        Verb::Demo(Name { name }) => {
+        Verb::Demo {
+            name: Name { name },
+            flux,
+        } => {
             let stand = if let Ok(stand) = Stand::attach(&settings, &name) {
                 stand
             } else {
                 Stand::start(&settings, &name, Owner::Anyone, show).await?
             };
-            demo::run(&stand, &|line| println!("{line}")).await
+            let ways = if flux {
+                Ways::PipelineAndFlux
+            } else {
+                Ways::Pipeline
+            };
+            demo::run(&stand, ways, &|line| println!("{line}")).await
         }
         Verb::Agent(Name { name }) => run_agent(&Stand::attach(&settings, &name)?).await,
         Verb::Exec { name, words } => {

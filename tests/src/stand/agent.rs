@@ -13,6 +13,7 @@ use reqwest::Method;
 use serde_json::Value;
 use tokio::process::{Child, Command};
 
+use super::git;
 use super::layout::{AUDIENCE, Settings};
 use super::openbao::AGENT_ROLE;
 use super::{Stand, process};
@@ -127,7 +128,7 @@ kubeconfig = "{kubeconfig}"
 }
 
 /// The sample's policy: jobs of project 42 on protected refs deploy into the three namespaces of
-/// the examples.
+/// the examples, and change their Flux repository on `GIT_SERVER`.
 const POLICY: &str = r#"# Written by the stand.
 version = 1
 
@@ -140,11 +141,16 @@ ref_protected = true
 role = "flask-demo"
 paths = ["kv/flask/*", "kv1/flask/*", "database/creds/flask"]
 [rule.cluster.stand]
-namespaces = ["flask", "flask-helm", "flask-kustomize"]
+namespaces = ["flask", "flask-helm", "flask-kustomize", "flask-flux"]
 kinds = ["apps/Deployment", "v1/Service", "v1/ConfigMap"]
 secrets = ["flask-*"]
-verbs = ["apply", "prune", "rollback", "rotate"]
+verbs = ["apply", "prune", "rollback", "rotate", "commit", "reconcile", "revert"]
 require_digest = true
+[[rule.cluster.stand.flux]]
+repositories = ["GIT_SERVER/fleet.git"]
+branches = ["main"]
+files = ["apps/flask/production/*"]
+objects = ["flux-system/fleet", "flux-system/flask-production"]
 "#;
 
 /// Says where Helm and kubectl are.
@@ -173,7 +179,8 @@ pub async fn write_agent_config(dir: &Path, stand: &Stand) -> Result<PathBuf> {
         home: Some(HOME.to_owned()),
     };
     stand.grant_agents(HOME).await?;
-    fs::write(&site.policy, POLICY)?;
+    let repositories = git::http_address(&facts.site);
+    fs::write(&site.policy, POLICY.replace("GIT_SERVER", &repositories))?;
     let path = dir.join("quaymaster.toml");
     fs::write(&path, config(&site)).with_context(|| format!("writing {}", path.display()))?;
     Ok(path)

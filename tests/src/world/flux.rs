@@ -21,7 +21,8 @@ impl World {
         let verbs = r#"verbs = ["apply", "prune", "rollback", "rotate"]"#;
         let policy = self.policy();
         ensure!(policy.contains(verbs), "the world's policy has other verbs");
-        let more = r#"verbs = ["apply", "prune", "rollback", "rotate", "commit", "reconcile", "revert"]"#;
+        let more =
+            r#"verbs = ["apply", "prune", "rollback", "rotate", "commit", "reconcile", "revert"]"#;
         let policy = policy.replace(verbs, more);
         let table = format!(
             "[[rule.cluster.stand.flux]]\nrepositories = [\"{}\", \"{}\"]\nbranches = [\"main\"]\n\
