@@ -8,6 +8,7 @@
 #![expect(clippy::print_stdout, reason = "this program prints measurements")]
 
 mod deploys;
+mod fresh;
 mod judge;
 mod mix;
 mod peers;
@@ -89,7 +90,16 @@ enum What {
         #[arg(long)]
         seed: Option<u64>,
     },
-    /// All of them but the kills and the public sets.
+    /// Secrets that are kept fresh, beside `bao agent`: memory, processor time, how soon, and trouble.
+    Fresh {
+        /// How many secrets at most.
+        #[arg(long, default_value_t = 1000)]
+        secrets: usize,
+        /// What of it.
+        #[arg(long, value_enum, default_value = "all")]
+        part: fresh::Part,
+    },
+    /// All of them but the kills, the public sets and those of Secrets that are kept fresh.
     All,
 }
 
@@ -118,6 +128,7 @@ async fn main() -> Result<ExitCode> {
         What::Log => verdicts::log(&programs).await?,
         What::Kills { rounds, seed } => kills(&programs, rounds, seed).await?,
         What::RotationKills { rounds, seed } => rotation_kills(&programs, rounds, seed).await?,
+        What::Fresh { secrets, part } => fresh::fresh(&programs, secrets, part).await?,
         What::All => {
             start(&programs).await?;
             rest(&programs).await?;
