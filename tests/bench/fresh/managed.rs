@@ -119,10 +119,11 @@ pub(crate) fn pid(world: &World) -> Result<u32> {
     world.agent_pid().context("the agent runs")
 }
 
-/// Resident memory of a process, after a rest.
-pub(crate) async fn memory(pid: u32) -> Result<f64> {
+/// Resident memory of a process after a rest, and how much of it is not its program's file.
+pub(crate) async fn memory(pid: u32) -> Result<String> {
     pause(REST).await;
-    status_line(pid, "VmRSS")
+    let (all, own) = (status_line(pid, "VmRSS")?, status_line(pid, "RssAnon")?);
+    Ok(format!("{all:.1} MiB ({own:.1} own)"))
 }
 
 /// Share of a core that a process takes, in percent.

@@ -31,7 +31,7 @@ const APP: usize = 100;
 /// What one kind of agent showed.
 #[derive(Default)]
 struct Seen {
-    memory: f64,
+    memory: String,
     load: f64,
     requests: f64,
     changes: String,
@@ -87,8 +87,8 @@ fn print(count: usize, theirs: &Seen, ours: &Seen, at_one: Option<&(Seen, String
     };
     table::row(
         &format!("resident memory, {count} secrets, 10 s freshness"),
-        &format!("{:.0} MiB", theirs.memory),
-        &format!("{:.1} MiB", ours.memory),
+        &theirs.memory,
+        &ours.memory,
         goal,
     );
     let Some((quick, noticed)) = at_one else {
@@ -126,12 +126,7 @@ fn print(count: usize, theirs: &Seen, ours: &Seen, at_one: Option<&(Seen, String
         "p95 <= 1 s",
     );
     row("change, after a notice", "none", noticed, "p95 <= 100 ms");
-    row(
-        "resident memory, 1 s freshness",
-        "-",
-        &format!("{:.1} MiB", quick.memory),
-        goal,
-    );
+    row("resident memory, 1 s freshness", "-", &quick.memory, goal);
 }
 
 async fn ours(
