@@ -67,7 +67,7 @@ pub struct Tools {
     pub agent: String,
     /// When the daemon was made: what was issued before may have had another life since.
     pub began: jiff::Timestamp,
-    /// How often Vault is asked for new versions.
+    /// How soon a new version in Vault is to be in its Secret.
     pub freshness: Duration,
     /// At most so many requests a second where each secret is asked by itself.
     pub requests_per_second: usize,
