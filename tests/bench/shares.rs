@@ -27,6 +27,8 @@ use crate::fresh::managed;
 
 /// Apps that are shared.
 const APPS: usize = 60;
+/// Credentials that the agent that dies has issued.
+const HELD: u64 = APPS as u64 / 3;
 /// Secrets from KV in one app; one with a credential comes on top.
 const IN_APP: usize = 4;
 /// Longest that taking over may take.
@@ -63,7 +65,7 @@ pub(super) async fn agents(programs: &Programs) -> Result<()> {
     );
     third.kill_agent().await?;
     taken_over(&world, &share, &arrivals).await?;
-    settled(&world, all).await?;
+    settled(&world, all, &generations).await?;
     tell_credentials(&world, &generations).await?;
     pause(COUNTED).await;
     let asked_after = managed::requests(&world).await?;
@@ -136,23 +138,33 @@ async fn taken_over(world: &World, share: &[String], arrivals: &Arrivals) -> Res
     Ok(())
 }
 
-/// Waits until everything is fresh and as many credentials are alive as there are Secrets with one; what
-/// is not so in the end is told by the counts.
-async fn settled(world: &World, all: usize) -> Result<()> {
-    // What the dead agent's token holds is replaced within a time, by chance.
-    pause(Duration::from_secs(25)).await;
-    managed::all_fresh(world, all).await?;
-    let waited = until("one credential for each", OVER, async || {
-        match world.live_credentials().await {
-            Ok(APPS) => Look::Ready(()),
-            Ok(count) => Look::NotYet(format!("{count} are alive")),
+/// Waits until everything is fresh, the dead agent's credentials are replaced and their predecessors ended;
+/// what is not so in the end is told by the counts.
+async fn settled(world: &World, all: usize, before: &BTreeMap<String, u64>) -> Result<()> {
+    let waited = until("its credentials to be replaced", OVER, async || {
+        let look = async {
+            anyhow::Ok((
+                issued(world, before).await?,
+                world.live_credentials().await?,
+            ))
+        };
+        match look.await {
+            Ok((issued, APPS)) if issued >= HELD => Look::Ready(()),
+            Ok((issued, alive)) => Look::NotYet(format!("{issued} were issued, {alive} are alive")),
             Err(error) => Look::NotYet(format!("{error:#}")),
         }
     });
     if let Err(error) = waited.await {
         println!("{error:#}");
     }
-    Ok(())
+    managed::all_fresh(world, all).await
+}
+
+/// Counts the changes of Secrets with a credential.
+async fn issued(world: &World, before: &BTreeMap<String, u64>) -> Result<u64> {
+    let now = generations(world).await?;
+    let grown = |(name, before): (&String, &u64)| now.get(name).copied().unwrap_or(0) - before;
+    Ok(before.iter().map(grown).sum())
 }
 
 /// How often the values of each Secret with a credential have changed.
@@ -170,14 +182,14 @@ async fn generations(world: &World) -> Result<BTreeMap<String, u64>> {
 async fn tell_credentials(world: &World, before: &BTreeMap<String, u64>) -> Result<()> {
     let now = generations(world).await?;
     let grown = |name: &String| now.get(name).copied().unwrap_or(0) - before[name];
-    let issued: u64 = before.keys().map(grown).sum();
+    let issued = issued(world, before).await?;
     let double: u64 = before
         .keys()
         .map(|name| grown(name).saturating_sub(1))
         .sum();
     println!(
         "credentials issued anew: {issued} ({} were held by the dead agent's token), of them twice for one Secret: {double} (our goal: 0); alive: {} for {APPS} Secrets",
-        APPS / 3,
+        HELD,
         world.live_credentials().await?
     );
     Ok(())
