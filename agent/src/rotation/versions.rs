@@ -53,12 +53,12 @@ pub(super) async fn run(table: &Table, tools: &Tools, stop: &CancellationToken) 
     turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut rounds = Rounds::default();
     loop {
-        tokio::select! {
+        let is_turn = tokio::select! {
             // Nothing is asked while these wait, so nothing is lost.
             () = stop.cancelled() => return,
-            _ = turn.tick() => {}
-            () = table.hurried() => {}
-        }
+            _ = turn.tick() => true,
+            () = table.hurried() => false,
+        };
         let is_away = table.with(|rows| rows.away.is_some_and(|next| next > Instant::now()));
         if is_away {
             tokio::select! {
@@ -80,6 +80,10 @@ pub(super) async fn run(table: &Table, tools: &Tools, stop: &CancellationToken) 
             }
         };
         ask_now(&now, &own, table, tools).await;
+        if !is_turn {
+            // Who tells of one path makes nobody list a thousand others.
+            continue;
+        }
         let folders = folders(&paths, &own, table, tools).await;
         rounds.ask(folders, &own, table, tools).await;
     }
