@@ -24,7 +24,7 @@ const COUNTED: Duration = Duration::from_secs(30);
 /// Longest that a change may take.
 const ARRIVES: Duration = Duration::from_secs(60);
 /// Time from one change to the next: in step with no freshness.
-const GAP: Duration = Duration::from_millis(1370);
+const GAP: Duration = Duration::from_millis(970);
 /// Secrets in one app.
 const APP: usize = 100;
 
@@ -86,7 +86,7 @@ fn print(count: usize, theirs: &Seen, ours: &Seen, at_one: Option<&(Seen, String
         _ => "20 MiB",
     };
     table::row(
-        &format!("resident memory, {count} secrets, 10 s freshness"),
+        &format!("resident memory, {count} KV secrets, 10 s freshness"),
         &theirs.memory,
         &ours.memory,
         goal,
