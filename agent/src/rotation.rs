@@ -74,7 +74,7 @@ pub struct Tools {
     pub began: jiff::Timestamp,
     /// Runs that the end of the last process cut off.
     pub cut: Vec<RunId>,
-    /// How often Vault is asked for new versions.
+    /// How soon a new version in Vault is to be in its Secret.
     pub freshness: Duration,
     /// At most so many requests a second where each secret is asked by itself.
     pub requests_per_second: usize,

@@ -8,13 +8,16 @@
 //! time, and the digest of the declaration has to be the one that the agents noted elsewhere.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use proto::ids::ClusterName;
 use proto::ids::DeployName;
 use proto::ids::Namespace;
 use serde::Deserialize;
+use serde::Deserializer;
 use serde::Serialize;
+use serde::Serializer;
 use serde_json::Value;
 use serde_json::json;
 use sha2::Digest;
@@ -66,7 +69,20 @@ pub struct Declaration {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owner {
     kind: OwnerKind,
-    attributes: BTreeMap<String, String>,
+    /// Shared by clones: a daemon holds records by the thousand, and most have the same owner.
+    #[serde(serialize_with = "plain", deserialize_with = "shared")]
+    attributes: Arc<Attributes>,
+}
+
+/// What is known of an owner, by name.
+type Attributes = BTreeMap<String, String>;
+
+fn plain<S: Serializer>(attributes: &Attributes, to: S) -> Result<S::Ok, S::Error> {
+    attributes.serialize(to)
+}
+
+fn shared<'de, D: Deserializer<'de>>(from: D) -> Result<Arc<Attributes>, D::Error> {
+    Attributes::deserialize(from).map(Arc::new)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,15 +97,22 @@ impl Owner {
     #[must_use]
     pub fn of(principal: &Principal) -> Self {
         let attributes = principal.attributes().iter();
+        let lasting = attributes
+            .filter(|(name, _)| !OF_ONE_JOB.contains(&name.as_str()))
+            .map(|(name, value)| (name.clone(), value.clone()));
         Self {
             kind: match principal.kind() {
                 PrincipalKind::GitlabJob => OwnerKind::GitlabJob,
                 PrincipalKind::VaultToken => OwnerKind::VaultToken,
             },
-            attributes: attributes
-                .filter(|(name, _)| !OF_ONE_JOB.contains(&name.as_str()))
-                .map(|(name, value)| (name.clone(), value.clone()))
-                .collect(),
+            attributes: Arc::new(lasting.collect()),
+        }
+    }
+
+    /// Holds the same memory as another owner from now on, where both are the same.
+    pub fn share(&mut self, other: &Self) {
+        if self == other {
+            self.clone_from(other);
         }
     }
 
@@ -100,7 +123,7 @@ impl Owner {
             OwnerKind::GitlabJob => PrincipalKind::GitlabJob,
             OwnerKind::VaultToken => PrincipalKind::VaultToken,
         };
-        Principal::unchecked(kind, self.attributes.clone())
+        Principal::unchecked(kind, Attributes::clone(&self.attributes))
     }
 
     /// Returns the project; empty where there is none.

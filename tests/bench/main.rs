@@ -4,14 +4,19 @@
 //! programs. `cargo measure secret`: POST to Secret written. `cargo measure deploy`: memory during a deploy of
 //! 100 objects. `cargo measure mixes`, `far`, `kinds`, `crowd`: deploys of many objects beside raw requests,
 //! kubectl and Helm. `cargo measure public`: sets of public projects. `cargo measure event`, `log`: how soon a verdict comes, how much it says. `cargo measure kills`: deploys with the agent killed at random
-//! moments, every verdict compared with the cluster; `cargo measure rotation-kills`: the same for credentials that are replaced. Everything is measured on release builds; numbers are printed, never asserted.
+//! moments, every verdict compared with the cluster; `cargo measure rotation-kills`: the same for credentials that are replaced.
+//! `cargo measure fresh`: Secrets that are kept fresh, beside `bao agent`, about ten minutes; `cargo measure agents`: three agents
+//! that share Secrets, one is killed; `cargo measure soak --minutes 10`: a change every second. Everything is measured on release builds; numbers are printed, never asserted.
 #![expect(clippy::print_stdout, reason = "this program prints measurements")]
 
 mod deploys;
+mod fresh;
 mod judge;
 mod mix;
 mod peers;
 mod public;
+mod shares;
+mod soak;
 mod verdicts;
 
 use std::path::Path;
@@ -89,7 +94,27 @@ enum What {
         #[arg(long)]
         seed: Option<u64>,
     },
-    /// All of them but the kills and the public sets.
+    /// Secrets that are kept fresh, beside `bao agent`: memory, processor time, how soon, and trouble.
+    Fresh {
+        /// How many secrets at most.
+        #[arg(long, default_value_t = 1000)]
+        secrets: usize,
+        /// What of it.
+        #[arg(long, value_enum, default_value = "all")]
+        part: fresh::Part,
+    },
+    /// Three agents that share 300 Secrets, one of which is killed.
+    Agents,
+    /// A change every second over many Secrets that are kept fresh.
+    Soak {
+        /// For how long.
+        #[arg(long, default_value_t = 10)]
+        minutes: u32,
+        /// How many Secrets.
+        #[arg(long, default_value_t = 300)]
+        secrets: usize,
+    },
+    /// All of them but the kills, the public sets and those of Secrets that are kept fresh.
     All,
 }
 
@@ -119,6 +144,9 @@ async fn main() -> Result<ExitCode> {
         What::Log => verdicts::log(&programs).await?,
         What::Kills { rounds, seed } => kills(&programs, rounds, seed).await?,
         What::RotationKills { rounds, seed } => rotation_kills(&programs, rounds, seed).await?,
+        What::Fresh { secrets, part } => fresh::fresh(&programs, secrets, part).await?,
+        What::Agents => shares::agents(&programs).await?,
+        What::Soak { minutes, secrets } => soak::soak(&programs, minutes, secrets).await?,
         What::All => {
             start(&programs).await?;
             rest(&programs).await?;

@@ -23,7 +23,23 @@ use tokio::time::Instant;
 
 use crate::mix::Document;
 
-/// A client of the API server with a kubeconfig's certificate.
+/// Begins a client of the API server with a kubeconfig's certificate.
+pub(crate) fn client(kubeconfig: &Path) -> Result<reqwest::ClientBuilder> {
+    let config: Value = serde_json::from_slice(&fs::read(kubeconfig)?)?;
+    let pem = |path: &str| -> Result<Vec<u8>> {
+        let text = config.pointer(path).and_then(Value::as_str);
+        Ok(STANDARD.decode(text.context("the stand's kubeconfig has its certificates inside")?)?)
+    };
+    let mut identity = pem("/users/0/user/client-certificate-data")?;
+    identity.extend(pem("/users/0/user/client-key-data")?);
+    let authority = pem("/clusters/0/cluster/certificate-authority-data")?;
+    Ok(reqwest::Client::builder()
+        .no_proxy()
+        .identity(reqwest::Identity::from_pem(&identity)?)
+        .tls_certs_only([reqwest::Certificate::from_pem(&authority)?]))
+}
+
+/// A client of the API server that acts as a job.
 pub(crate) struct Raw {
     client: reqwest::Client,
     server: String,
@@ -33,20 +49,7 @@ pub(crate) struct Raw {
 impl Raw {
     /// Makes a client that acts as a job of the world's project.
     pub(crate) fn new(world: &World, server: &str) -> Result<Self> {
-        let text = fs::read(&world.stand.facts().kubeconfig_agent)?;
-        let config: Value = serde_json::from_slice(&text)?;
-        let pem = |path: &str| -> Result<Vec<u8>> {
-            let text = config.pointer(path).and_then(Value::as_str);
-            Ok(STANDARD
-                .decode(text.context("the stand's kubeconfig has its certificates inside")?)?)
-        };
-        let mut identity = pem("/users/0/user/client-certificate-data")?;
-        identity.extend(pem("/users/0/user/client-key-data")?);
-        let authority = pem("/clusters/0/cluster/certificate-authority-data")?;
-        let client = reqwest::Client::builder()
-            .no_proxy()
-            .identity(reqwest::Identity::from_pem(&identity)?)
-            .tls_certs_only([reqwest::Certificate::from_pem(&authority)?])
+        let client = client(&world.stand.facts().kubeconfig_agent)?
             .timeout(Duration::from_secs(60))
             .build()?;
         Ok(Self {

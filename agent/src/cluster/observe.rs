@@ -41,6 +41,9 @@ use super::wire::Wire;
 /// The server ends a watch after this many seconds; a dead connection is noticed soon after.
 const WATCH_SECONDS: u32 = 30;
 
+/// Secrets of one page of a listing: the memory that a page takes while it is read is never given back.
+const PAGE: u32 = 50;
+
 /// The first and the longest wait before a broken watch is tried again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
 
@@ -184,7 +187,7 @@ impl Watch {
         if objects::is_secret(&resource.gvk) {
             // kube asks for nothing but metadata where this is the type.
             let api = api::<PartialObjectMeta<DynamicObject>>(client, namespace, &kind);
-            let events = watcher(api, config).map_ok(without_spec);
+            let events = watcher(api, config.page_size(PAGE)).map_ok(without_spec);
             return Ok(events.backoff(Retry::new()).boxed());
         }
         let api = api::<DynamicObject>(client, namespace, &kind);

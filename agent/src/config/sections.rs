@@ -124,7 +124,7 @@ pub struct GitPrograms {
 pub struct Rotation {
     /// The agents' own namespace in every cluster.
     pub namespace: Namespace,
-    /// How often Vault is asked for new versions.
+    /// How soon a new version in Vault is to be in its Secret.
     pub freshness: Duration,
     /// At most so many requests a second for versions, where each secret is asked by itself.
     pub requests_per_second: usize,

@@ -27,6 +27,7 @@ use super::Tools;
 use super::table::CredentialRow;
 use super::table::Place;
 use super::table::Row;
+use super::table::Rows;
 use super::table::Table;
 use crate::clock;
 
@@ -161,68 +162,67 @@ pub(super) async fn run(table: &Table, tools: &Tools, stop: &CancellationToken) 
 
 /// Lists what is due of this agent's share; of what is to be replaced only the mark is set.
 fn due(table: &Table, tools: &Tools) -> Vec<Question> {
-    let now = Instant::now();
-    let mut woken = false;
-    let due = table.with(|rows| {
-        let mine: Vec<Place> = rows
-            .apps
-            .keys()
-            .filter(|place| rows.keeper(place) == Some(&tools.agent))
-            .cloned()
-            .collect();
-        let probing = match rows.away {
-            Some(next) if next > now => return Vec::new(),
-            Some(_) => true,
-            None => false,
-        };
-        let mut due = Vec::new();
-        for place in mine {
-            let tokens = rows.tokens.get(&place.cluster).cloned().unwrap_or_default();
-            let Some(app) = rows.apps.get_mut(&place) else {
-                continue;
-            };
-            for (secret, row) in &mut app.secrets {
-                let Some(record) = row.record.as_ref().filter(|_| row.problem.is_none()) else {
-                    continue;
-                };
-                let budget = rotate_of(record).outage_budget;
-                for (path, known) in &mut row.credentials {
-                    let Some(credential) = record.state.credentials.get(path) else {
-                        continue;
-                    };
-                    if tokens.is_empty() || tokens.contains(&credential.parent) {
-                        known.orphan = None;
-                    } else {
-                        woken |= known.orphaned(now);
-                    }
-                    if known.next > now || known.known != Known::Alive {
-                        continue;
-                    }
-                    if known.replace {
-                        known.known = Known::Ending;
-                        woken = true;
-                        continue;
-                    }
-                    due.push(Question {
-                        place: place.clone(),
-                        secret: secret.clone(),
-                        credential: credential.clone(),
-                        budget,
-                    });
-                    if probing {
-                        // Where no credential is due, versions ask whether Vault is back.
-                        rows.away = Some(now + PROBE);
-                        return due;
-                    }
-                }
-            }
-        }
-        due
-    });
+    let (due, woken) = table.with(|rows| due_of(rows, &tools.agent, Instant::now()));
     if woken {
         table.wake();
     }
     due
+}
+
+/// As [`due`]; says too whether something is to be replaced from now on.
+fn due_of(rows: &mut Rows, me: &str, now: Instant) -> (Vec<Question>, bool) {
+    let (mut due, mut woken) = (Vec::new(), false);
+    if rows.away.is_some_and(|next| next > now) {
+        return (due, woken);
+    }
+    let mine: Vec<Place> = rows
+        .apps
+        .keys()
+        .filter(|place| rows.keeper(place) == Some(me))
+        .cloned()
+        .collect();
+    for place in mine {
+        let tokens = rows.tokens.get(&place.cluster).cloned().unwrap_or_default();
+        let Some(app) = rows.apps.get_mut(&place) else {
+            continue;
+        };
+        for (secret, row) in &mut app.secrets {
+            let Some(record) = row.record.as_ref().filter(|_| row.problem.is_none()) else {
+                continue;
+            };
+            for (path, known) in &mut row.credentials {
+                let Some(credential) = record.state.credentials.get(path) else {
+                    continue;
+                };
+                if tokens.is_empty() || tokens.contains(&credential.parent) {
+                    known.orphan = None;
+                } else {
+                    woken |= known.orphaned(now);
+                }
+                if known.next > now || known.known != Known::Alive {
+                    continue;
+                }
+                if known.replace {
+                    known.known = Known::Ending;
+                    woken = true;
+                    continue;
+                }
+                due.push(Question {
+                    place: place.clone(),
+                    secret: secret.clone(),
+                    credential: credential.clone(),
+                    budget: rotate_of(record).outage_budget,
+                });
+                if rows.away.is_some() {
+                    // This one asks for all. Only who really asks may say so: without a credential
+                    // that is due, the versions ask.
+                    rows.away = Some(now + PROBE);
+                    return (due, woken);
+                }
+            }
+        }
+    }
+    (due, woken)
 }
 
 impl CredentialRow {
@@ -383,5 +383,22 @@ pub(super) fn away(table: &Table, tools: &Tools, error: &SecretsError) {
             let since = since.unwrap_or_else(|| tools.clock.now());
             rows.outage = Some((since, reason.clone()));
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_credential_that_is_due_the_question_is_left_to_others() {
+        let now = Instant::now();
+        let mut rows = Rows {
+            away: Some(now),
+            ..Rows::default()
+        };
+        let (due, woken) = due_of(&mut rows, "me", now);
+        assert!(due.is_empty() && !woken);
+        assert_eq!(rows.away, Some(now));
     }
 }

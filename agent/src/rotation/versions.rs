@@ -49,22 +49,22 @@ struct Rounds {
 
 /// Asks until it is told to stop.
 pub(super) async fn run(table: &Table, tools: &Tools, stop: &CancellationToken) {
-    let mut turn = tokio::time::interval(tools.freshness);
+    let mut turn = tokio::time::interval(step(tools));
     turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut rounds = Rounds::default();
     loop {
-        tokio::select! {
+        let is_turn = tokio::select! {
             // Nothing is asked while these wait, so nothing is lost.
             () = stop.cancelled() => return,
-            _ = turn.tick() => {}
-            () = table.hurried() => {}
-        }
+            _ = turn.tick() => true,
+            () = table.hurried() => false,
+        };
         let is_away = table.with(|rows| rows.away.is_some_and(|next| next > Instant::now()));
         if is_away {
             tokio::select! {
                 // Only waiting is given up.
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(AWAY.min(tools.freshness)) => {}
+                () = tokio::time::sleep(AWAY.min(step(tools))) => {}
             }
             continue;
         }
@@ -80,6 +80,10 @@ pub(super) async fn run(table: &Table, tools: &Tools, stop: &CancellationToken) 
             }
         };
         ask_now(&now, &own, table, tools).await;
+        if !is_turn {
+            // Who tells of one path makes nobody list a thousand others.
+            continue;
+        }
         let folders = folders(&paths, &own, table, tools).await;
         rounds.ask(folders, &own, table, tools).await;
     }
@@ -204,7 +208,7 @@ impl Rounds {
         }
         let budget = budget(tools);
         let rounds = singles.len().div_ceil(budget.max(1));
-        let within = tools.freshness * u32::try_from(rounds.max(1)).unwrap_or(u32::MAX);
+        let within = step(tools) * u32::try_from(rounds.max(1)).unwrap_or(u32::MAX);
         for (way, time) in ways.values_mut() {
             if *way == Way::Single {
                 *time = within;
@@ -286,9 +290,15 @@ async fn at_once(all: Vec<BoxFuture<'_, ()>>) {
     while all.next().await.is_some() {}
 }
 
+/// The time between two turns: what is new has to be in the Secret within the freshness, not only asked
+/// for, and a run takes its time too.
+fn step(tools: &Tools) -> Duration {
+    tools.freshness * 3 / 4
+}
+
 /// Single requests in one turn.
 fn budget(tools: &Tools) -> usize {
-    let millis = usize::try_from(tools.freshness.as_millis()).unwrap_or(usize::MAX);
+    let millis = usize::try_from(step(tools).as_millis()).unwrap_or(usize::MAX);
     (tools.requests_per_second.saturating_mul(millis) / 1_000).max(1)
 }
 

@@ -327,7 +327,8 @@ fn known(agents: &Mutex<Members>) -> MutexGuard<'_, Members> {
 /// Takes in a Secret's metadata.
 fn take_body(entry: &Entry, name: &str, row: &mut Row, body: &Value, tools: &Tools) {
     match Record::of(body) {
-        Ok(Some(record)) => {
+        Ok(Some(mut record)) => {
+            record.declaration.owner.share(&entry.owner);
             row.found = Some(found(&record, body));
             row.record = Some(record);
             row.problem = None;
