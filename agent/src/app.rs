@@ -10,6 +10,7 @@ mod error;
 mod intake;
 mod keep;
 mod parts;
+mod doctor;
 mod resume;
 mod unused;
 
@@ -39,6 +40,9 @@ use self::background::end_runs;
 use self::background::purge;
 use self::background::recover;
 use self::background::watch_part;
+pub use self::doctor::Finding;
+pub use self::doctor::doctor;
+pub use self::doctor::verdict;
 pub use self::error::StartError;
 pub use self::keep::Keep;
 use crate::config::Config;

@@ -18,13 +18,29 @@ pub struct Args {
     #[arg(
         long,
         value_name = "FILE",
-        default_value = "/etc/quaymaster/quaymaster.toml"
+        default_value = "/etc/quaymaster/quaymaster.toml",
+        global = true
     )]
     pub config: PathBuf,
 
     /// Check the configuration and the policy, tell every mistake, and end
     #[arg(long)]
     pub check: bool,
+
+    /// What to do instead of serving
+    #[command(subcommand)]
+    pub verb: Option<Verb>,
+}
+
+/// What can be done instead of serving.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::Subcommand)]
+pub enum Verb {
+    /// Check the agent's own identity in Vault, and tell what its policy allows
+    ///
+    /// Logs in as [vault.identity] says, looks whether the token can be renewed, asks Vault what it may do,
+    /// and says for each path of the rules with the verb `rotate` how soon a new version is noticed. It
+    /// ends the token that it logged in for, and neither reads nor changes that of a running agent.
+    Doctor,
 }
 
 const AFTER: &str = "\
@@ -33,7 +49,7 @@ Environment:
 
 Exit status:
   0   ended as asked, with every run over
-  1   could not start, or a part of the agent failed
+  1   could not start, or a part of the agent failed; doctor: a check failed
   2   bad arguments
   3   ended before every run was over; the next start reports them as interrupted";
 

@@ -4,12 +4,16 @@ use std::process::ExitCode;
 
 use agent::app;
 use agent::args::Args;
+use agent::args::Verb;
 use agent::child::confine;
+use agent::config::Config;
 use agent::config::Environment;
 use agent::lifecycle;
 use agent::telemetry;
 use anyhow::Context;
 use clap::Parser;
+use deploy::policy::Policy;
+use tokio::runtime::Runtime;
 
 fn main() -> ExitCode {
     if let Some(failed) = confine::become_child(std::env::args_os()) {
@@ -40,18 +44,35 @@ fn start() -> anyhow::Result<ExitCode> {
     if args.check {
         return Ok(ExitCode::SUCCESS);
     }
+    if args.verb == Some(Verb::Doctor) {
+        return doctor(&config, &policy);
+    }
     telemetry::start(&config.log);
     for problem in unhardened {
         tracing::warn!(problem, "the process is less protected than it could be");
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .max_blocking_threads(8)
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
+    let runtime = runtime()?;
     let ending = runtime.block_on(app::run(config, policy))?;
     // A task that hangs must not keep a process alive whose run is told.
     runtime.shutdown_background();
     Ok(ending.exit_code())
+}
+
+fn runtime() -> anyhow::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(8)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")
+}
+
+/// Tells what the checks found, each on a line.
+#[expect(clippy::print_stdout, reason = "it is the answer to who typed it")]
+fn doctor(config: &Config, policy: &Policy) -> anyhow::Result<ExitCode> {
+    let findings = runtime()?.block_on(app::doctor(config, policy))?;
+    for finding in &findings {
+        println!("{finding}");
+    }
+    Ok(app::verdict(&findings))
 }

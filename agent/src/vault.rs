@@ -120,6 +120,35 @@ impl Vault {
         self.identity.as_ref().map(|identity| identity.status())
     }
 
+    /// Returns what a session may do at API paths, in Vault's words, by path.
+    ///
+    /// # Errors
+    /// Vault is away, or does not let the token ask.
+    pub async fn capabilities(
+        &self,
+        session: &Session,
+        paths: &[String],
+    ) -> Result<BTreeMap<String, Vec<String>>, SecretsError> {
+        self.held(session, paths).await
+    }
+
+    /// Ends the token that this adapter has logged in for; one out of a file is its owner's and stays.
+    ///
+    /// # Errors
+    /// Vault is away, or does not let the token end itself.
+    pub async fn end_identity(&self) -> Result<(), SecretsError> {
+        match &self.identity {
+            Some(identity) if identity.logs_in() && identity.own().is_some() => {
+                let session = Session {
+                    token: identity.ticket(),
+                    ours: true,
+                };
+                self.close(session).await
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
     /// Looks up what a token is. A token that Vault does not know is a refused login.
     ///
     /// # Errors

@@ -363,7 +363,7 @@ fn own_vault(world: &World) -> Result<Vault> {
     };
     Ok(vault.with_identity(IdentitySettings {
         identity,
-        state_dir: world.dir().to_owned(),
+        state_dir: Some(world.dir().to_owned()),
         clock: Arc::new(SystemClock),
         ticket: agent::clock::random()?,
         jitter: 1,

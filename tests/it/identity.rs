@@ -57,7 +57,7 @@ fn vault(world: &World, identity: Identity, state_dir: &Path) -> Result<Arc<Vaul
     };
     let vault = Vault::new(settings)?.with_identity(IdentitySettings {
         identity,
-        state_dir: state_dir.to_owned(),
+        state_dir: Some(state_dir.to_owned()),
         clock: Arc::new(SystemClock),
         ticket: agent::clock::random()?,
         jitter: 1,

@@ -50,7 +50,7 @@ pub(super) async fn parts(config: &Config) -> Result<Parts, StartError> {
     })?);
     let key = Arc::new(key);
     let clock = Arc::new(SystemClock);
-    let vault = Arc::new(vault(config, &clock)?);
+    let vault = Arc::new(vault(config, &clock, Keeps::Token)?);
     let authenticator = Arc::new(authenticator(config, &vault, &clock)?);
     let mut probes = vec![
         probe("issuer", &authenticator, |part| {
@@ -132,6 +132,7 @@ fn told(status: IdentityStatus) -> OwnIdentity {
         next_renewal,
         ttl_seconds,
         ends,
+        renewable: _,
         last_error,
     } = status;
     let text = |time: jiff::Timestamp| format!("{time:.0}");
@@ -152,7 +153,21 @@ fn setup(part: String, source: impl std::error::Error + Send + Sync + 'static) -
     }
 }
 
-fn vault(config: &Config, clock: &Arc<SystemClock>) -> Result<Vault, StartError> {
+/// Whether the agent's own token is kept for the next process.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Keeps {
+    /// In the state folder.
+    Token,
+    /// Nowhere: it is ended by who logged in for it.
+    Nothing,
+}
+
+/// Makes the adapter of Vault.
+pub(super) fn vault(
+    config: &Config,
+    clock: &Arc<SystemClock>,
+    keeps: Keeps,
+) -> Result<Vault, StartError> {
     let settings = VaultSettings {
         address: config.vault.address.clone(),
         ca_file: config.vault.ca_file.clone(),
@@ -171,7 +186,7 @@ fn vault(config: &Config, clock: &Arc<SystemClock>) -> Result<Vault, StartError>
     };
     let own = IdentitySettings {
         identity,
-        state_dir: config.state_dir.clone(),
+        state_dir: (keeps == Keeps::Token).then(|| config.state_dir.clone()),
         clock: Arc::clone(clock) as _,
         ticket: random().map_err(unlucky)?,
         jitter: u64::from_be_bytes(random().map_err(unlucky)?),

@@ -297,7 +297,7 @@ async fn ask(question: Question, own: &Session, table: &Table, tools: &Tools) {
         }
     });
     match &answer {
-        Ok(_) => table.with(super::table::Rows::answered),
+        Ok(_) => table.with(Rows::answered),
         Err(error) => away(table, tools, error),
     }
     if let Some(accessor) = extend {

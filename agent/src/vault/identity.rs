@@ -43,8 +43,9 @@ use crate::config;
 pub struct IdentitySettings {
     /// How the agent logs in.
     pub identity: config::Identity,
-    /// Where the token is kept over a restart; a token from a file is kept nowhere else.
-    pub state_dir: PathBuf,
+    /// Where the token is kept over a restart, unset for nowhere; a token from a file is kept nowhere
+    /// else.
+    pub state_dir: Option<PathBuf>,
     /// Wall time.
     pub clock: Arc<dyn Clock>,
     /// Random bytes: the name of own sessions inside this process.
@@ -66,6 +67,8 @@ pub struct IdentityStatus {
     pub ttl_seconds: Option<u64>,
     /// When it ends however often it is renewed; unset where it need not.
     pub ends: Option<Timestamp>,
+    /// Whether the present token can be renewed; `false` without one.
+    pub renewable: bool,
     /// Why the last login or renewal failed; unset once one succeeded.
     pub last_error: Option<String>,
 }
@@ -149,9 +152,8 @@ impl Identity {
         own: IdentitySettings,
     ) -> Result<Self, VaultSetupError> {
         let door = Door::new(settings, own.identity)?;
-        let kept = door
-            .is_kept()
-            .then(|| Kept::new(&own.state_dir, &door, &wire));
+        let folder = own.state_dir.filter(|_| door.is_kept());
+        let kept = folder.map(|folder| Kept::new(&folder, &door, &wire));
         let backoff = Backoff::new(door.refusals(), own.jitter);
         let ticket = own.ticket.iter().fold(String::new(), |mut text, byte| {
             // Writing to a String cannot fail.
@@ -234,6 +236,11 @@ impl Identity {
         }
     }
 
+    /// Says whether its tokens are of its own logins, not out of a file.
+    pub(super) const fn logs_in(&self) -> bool {
+        self.door.is_kept()
+    }
+
     /// Returns what the present token is.
     pub(super) fn own(&self) -> Option<OwnToken> {
         let held = self.present()?;
@@ -265,6 +272,7 @@ impl Identity {
                 .as_ref()
                 .and_then(|held| Some(held.dies()?.saturating_duration_since(now).as_secs())),
             ends: held.as_ref().and_then(|held| held.ends),
+            renewable: held.as_ref().is_some_and(|held| held.granted.renewable),
             last_error: self.error(),
         }
     }

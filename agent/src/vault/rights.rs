@@ -29,6 +29,24 @@ struct Capabilities {
 }
 
 impl Vault {
+    /// Returns the capabilities that the session has at API paths.
+    pub(super) async fn held(
+        &self,
+        session: &Session,
+        paths: &[String],
+    ) -> Result<BTreeMap<String, Vec<String>>, SecretsError> {
+        let endpoint = || endpoints::CapabilitiesSelf {
+            paths: paths.to_vec(),
+        };
+        let doing = Doing::Read {
+            path: PATH,
+            version: 0,
+        };
+        let answer = self.call(session, endpoint).await;
+        let answer = answer.and_then(|reply| reply.parse::<Capabilities>());
+        Ok(answer.map_err(|failure| meaning(failure, doing))?.data)
+    }
+
     /// Says which places the session may use.
     pub(super) async fn allowances(
         &self,
@@ -42,16 +60,7 @@ impl Vault {
             .iter()
             .map(|(mount, path, _)| api_path(mount, path))
             .collect::<Result<Vec<String>, SecretsError>>()?;
-        let endpoint = || endpoints::CapabilitiesSelf {
-            paths: paths.clone(),
-        };
-        let doing = Doing::Read {
-            path: PATH,
-            version: 0,
-        };
-        let answer = self.call(session, endpoint).await;
-        let answer = answer.and_then(|reply| reply.parse::<Capabilities>());
-        let found = answer.map_err(|failure| meaning(failure, doing))?.data;
+        let found = self.held(session, &paths).await?;
         let places = paths.iter().zip(places);
         Ok(places
             .map(|(path, (_, _, parameters))| {

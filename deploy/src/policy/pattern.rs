@@ -120,6 +120,19 @@ impl PathPattern {
         })
     }
 
+    /// Returns a path that is granted, with `x` for every wildcard.
+    #[must_use]
+    pub fn example(&self) -> String {
+        let segments = self.segments.iter();
+        let segments = segments.map(|segment| segment.0.replace('*', "x"));
+        let path = segments.collect::<Vec<_>>().join("/");
+        if self.any_suffix {
+            format!("{path}x")
+        } else {
+            path
+        }
+    }
+
     /// Says whether a path is granted.
     #[must_use]
     pub fn matches(&self, path: &VaultPath) -> bool {

@@ -140,7 +140,7 @@ impl Place {
         };
         let own = IdentitySettings {
             identity,
-            state_dir: self.folder.path().to_owned(),
+            state_dir: Some(self.folder.path().to_owned()),
             clock: Arc::new(SystemClock),
             ticket: [7; 32],
             jitter: 7,
