@@ -5,7 +5,7 @@
 //! is shared between two worlds but the servers. Invariant: dropping a world kills its agent; everything
 //! else ends with the stand.
 
-mod fleet;
+pub mod fleet;
 mod servers;
 
 use std::fs;

@@ -19,7 +19,7 @@ use tests::progress::{Event, Progress};
 use tests::stand::keeper;
 use tests::stand::layout::{Settings, Site, check_name};
 use tests::stand::token::IdToken;
-use tests::stand::{Owner, Stand, agent, git, isolate, servers, show};
+use tests::stand::{Owner, Stand, agent, git, isolate, servers, show, source};
 
 /// Real servers for tests, benchmarks and the demo.
 #[derive(Parser)]
@@ -60,6 +60,8 @@ enum Verb {
     Servers { state: PathBuf },
     #[command(hide = true)]
     Git { state: PathBuf },
+    #[command(hide = true)]
+    Source { state: PathBuf },
     #[command(hide = true)]
     Guard { name: String, base: PathBuf },
 }
@@ -146,6 +148,9 @@ async fn carry_out(verb: Verb) -> Result<()> {
     if let Verb::Git { state } = &verb {
         return git::http::serve(site(state)?).await;
     }
+    if let Verb::Source { state } = &verb {
+        return source::serve(site(state)?).await;
+    }
     let settings = Settings::read()?;
     match verb {
         Verb::Up(Name { name }) => {
@@ -197,7 +202,7 @@ async fn carry_out(verb: Verb) -> Result<()> {
         Verb::Guard { name, base } => {
             keeper::watch_over(&Settings { base, ..settings }, &name).await
         }
-        Verb::Inner { .. } | Verb::Servers { .. } | Verb::Git { .. } => {
+        Verb::Inner { .. } | Verb::Servers { .. } | Verb::Git { .. } | Verb::Source { .. } => {
             bail!("this verb needs no settings")
         }
     }
