@@ -10,6 +10,7 @@ pub mod access;
 pub mod agent;
 mod certs;
 mod etcd;
+mod flux;
 mod forward;
 pub mod git;
 pub mod gitlab;
@@ -28,6 +29,7 @@ pub mod process;
 mod reach;
 mod registry;
 pub mod servers;
+pub mod source;
 pub mod token;
 
 use std::io::BufRead;
@@ -77,6 +79,8 @@ pub struct Stand {
     facts: Facts,
     key: IssuerKey,
     cluster: Cluster,
+    /// Whether Flux was asked for, and came.
+    flux: OnceCell<()>,
     /// Held only by the owner: when it closes, the keeper ends the stand.
     _life: Option<ChildStdin>,
 }
@@ -135,6 +139,7 @@ impl Stand {
             facts,
             key,
             cluster,
+            flux: OnceCell::new(),
             _life: None,
         })
     }
@@ -182,6 +187,18 @@ impl Stand {
     /// When kubectl fails; with what it said.
     pub async fn kubectl(&self, arguments: &[&str]) -> Result<String> {
         self.cluster.kubectl(arguments).await
+    }
+
+    /// Lets Flux run on this stand, which it does from the first call on; builds it if no stand had it yet.
+    ///
+    /// # Errors
+    /// When it cannot be built or does not start.
+    pub async fn flux(&self) -> Result<()> {
+        let start = async || {
+            let flux = install::flux::ensure(&Settings::read()?, show).await?;
+            flux::ask(&self.facts.site, &flux).await
+        };
+        self.flux.get_or_try_init(start).await.map(drop)
     }
 
     /// Makes `namespace` and lets jobs of project `project_id` deploy into it.

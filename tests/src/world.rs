@@ -5,9 +5,9 @@
 //! is shared between two worlds but the servers. Invariant: dropping a world kills its agent; everything
 //! else ends with the stand.
 
-mod fleet;
-mod proxies;
+pub mod fleet;
 mod flux;
+mod proxies;
 mod servers;
 
 use std::fs;

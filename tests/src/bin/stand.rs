@@ -20,7 +20,7 @@ use tests::progress::{Event, Progress};
 use tests::stand::keeper;
 use tests::stand::layout::{Settings, Site, check_name};
 use tests::stand::token::IdToken;
-use tests::stand::{Owner, Stand, agent, git, isolate, servers, show};
+use tests::stand::{Owner, Stand, agent, git, isolate, servers, show, source};
 
 /// Real servers for tests, benchmarks and the demo.
 #[derive(Parser)]
@@ -67,6 +67,8 @@ enum Verb {
     Servers { state: PathBuf },
     #[command(hide = true)]
     Git { state: PathBuf },
+    #[command(hide = true)]
+    Source { state: PathBuf },
     #[command(hide = true)]
     Guard { name: String, base: PathBuf },
 }
@@ -153,6 +155,9 @@ async fn carry_out(verb: Verb) -> Result<()> {
     if let Verb::Git { state } = &verb {
         return git::http::serve(site(state)?).await;
     }
+    if let Verb::Source { state } = &verb {
+        return source::serve(site(state)?).await;
+    }
     let settings = Settings::read()?;
     match verb {
         Verb::Up(Name { name }) => {
@@ -212,7 +217,7 @@ async fn carry_out(verb: Verb) -> Result<()> {
         Verb::Guard { name, base } => {
             keeper::watch_over(&Settings { base, ..settings }, &name).await
         }
-        Verb::Inner { .. } | Verb::Servers { .. } | Verb::Git { .. } => {
+        Verb::Inner { .. } | Verb::Servers { .. } | Verb::Git { .. } | Verb::Source { .. } => {
             bail!("this verb needs no settings")
         }
     }

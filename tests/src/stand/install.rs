@@ -4,6 +4,8 @@
 //! version, and is made beside and renamed. Invariant: two starts never build the same thing twice; the second
 //! waits for the first. What cannot be had is told in one sentence each, all at once.
 
+pub(super) mod flux;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::fs::File;

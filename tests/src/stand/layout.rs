@@ -156,6 +156,12 @@ pub struct Ports {
     pub git: u16,
     /// Git over SSH; the same outside.
     pub git_ssh: u16,
+    /// Artifacts of the stand-in for Flux's source controller.
+    pub source: u16,
+    /// Health of Flux's kustomize controller.
+    pub kustomize: u16,
+    /// Health of Flux's helm controller.
+    pub helm: u16,
 }
 
 impl Ports {
@@ -175,6 +181,9 @@ impl Ports {
             kwok: 10247,
             git: git[0],
             git_ssh: git[1],
+            source: 9790,
+            kustomize: 9440,
+            helm: 9441,
         }
     }
 
@@ -184,7 +193,7 @@ impl Ports {
     /// When loopback has none left.
     pub fn free() -> Result<Self> {
         // All are held until the last is known, so that no two are the same.
-        let held = (0..12)
+        let held = (0..15)
             .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
             .collect::<std::io::Result<Vec<_>>>()
             .context("finding free ports on loopback")?;
@@ -202,6 +211,9 @@ impl Ports {
             kwok: port(9)?,
             git: port(10)?,
             git_ssh: port(11)?,
+            source: port(12)?,
+            kustomize: port(13)?,
+            helm: port(14)?,
         })
     }
 }

@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use super::access;
 use super::etcd;
+use super::flux;
 use super::git;
 use super::image;
 use super::isolate;
@@ -155,10 +156,16 @@ async fn cluster(site: &Site, progress: &Progress) -> Result<Vec<Server>> {
 
 /// Starts again what ends, for as long as it is polled.
 pub async fn supervise(site: &Site, servers: Vec<Server>) {
-    futures::future::join_all(servers.into_iter().map(|server| keep_up(site, server))).await;
+    let kept = futures::future::join_all(servers.into_iter().map(|server| keep_up(site, server)));
+    // Flux waits for somebody who wants it; that does not keep a stand alive whose servers are gone.
+    tokio::select! {
+        _ = kept => {}
+        () = flux::on_demand(site) => {}
+    }
 }
 
-async fn keep_up(site: &Site, mut server: Server) {
+/// Starts a server again whenever it ends; returns when it cannot be started any more.
+pub(super) async fn keep_up(site: &Site, mut server: Server) {
     loop {
         server.end().await;
         crate::wait::pause(PAUSE).await;

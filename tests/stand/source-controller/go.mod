@@ -1,0 +1,3 @@
+module stand/source-controller
+
+go 1.26.8
