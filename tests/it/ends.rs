@@ -11,11 +11,15 @@ use anyhow::Result;
 use anyhow::ensure;
 use serde_json::Value;
 use serde_json::json;
+use tests::faults::Fault;
 use tests::matrix::Promise;
 use tests::matrix::Row;
 use tests::matrix::Seen;
 use tests::matrix::Site;
+use tests::stand::Owner;
+use tests::stand::Stand;
 use tests::stand::agent::Programs;
+use tests::stand::layout::Settings;
 use tests::wait::Look;
 use tests::wait::until;
 use tests::world::World;
@@ -227,4 +231,105 @@ async fn cells_in_which_the_disk_is_full() -> Result<()> {
             .context("after the disk was full")
     });
     judge(&[row.await])
+}
+
+/// Seals OpenBao, or unseals it.
+async fn seal(site: &Site, path: &str, body: Value) -> Result<()> {
+    let put = reqwest::Method::PUT;
+    let (status, answer) = site.world.stand.vault(put, path, Some(&body)).await?;
+    ensure!((200..300).contains(&status), "{status} at {path}: {answer}");
+    Ok(())
+}
+
+/// What goes on while OpenBao is sealed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    Nothing,
+    Change,
+}
+
+async fn sealed(site: &Site, before: &Seen, wish: Wish) -> Result<String> {
+    seal(site, "sys/seal", json!({})).await?;
+    if wish == Wish::Change {
+        site.ask().await?;
+    }
+    until(
+        "the outage to be told",
+        Duration::from_secs(20),
+        async || {
+            let status = match site.world.admin().get("/v1/status").await {
+                Ok(answer) => answer.json().unwrap_or_default(),
+                Err(error) => return Look::NotYet(format!("{error:#}")),
+            };
+            let why = &status["keeping"]["stale"][0]["why"];
+            if why == "Vault is away: sealed" {
+                Look::Ready(())
+            } else {
+                Look::NotYet(status.to_string())
+            }
+        },
+    )
+    .await?;
+    site.logged_in().await?;
+    let alive = site.world.users_in_database().await?;
+    let key = &site.world.stand.facts().vault_unseal_key;
+    seal(site, "sys/unseal", json!({ "key": key })).await?;
+    let promise = match wish {
+        Wish::Nothing => Promise::STAYS,
+        Wish::Change => Promise::ONE,
+    };
+    site.kept(promise, before, Some(alive)).await
+}
+
+/// Kills a server of the cluster while a Secret is about to be written.
+async fn killed(site: &Site, before: &Seen, server: &str) -> Result<String> {
+    let met = site.world.api.met();
+    let late = Fault::Delay(Duration::from_secs(600));
+    site.world.api.set_for("/secrets/app-db?", late);
+    site.ask().await?;
+    until("the write", Duration::from_secs(20), async || {
+        match site.world.api.met() > met {
+            true => Look::Ready(()),
+            false => Look::NotYet("it has not come".to_owned()),
+        }
+    })
+    .await?;
+    site.world.stand.signal(server, "KILL").await?;
+    site.world.api.set(Fault::None);
+    let alive = site.world.users_in_database().await?;
+    site.kept(Promise::ONE, before, Some(alive)).await
+}
+
+#[tokio::test]
+async fn cells_in_which_servers_really_seal_and_end() -> Result<()> {
+    let settings = Settings::read()?;
+    let name = format!("ends-{}", std::process::id());
+    let stand = Stand::start(&settings, &name, Owner::Starter, |_| {}).await?;
+    // A world keeps its stand for as long as the process, which the stand ends with.
+    let world = World::on(Box::leak(Box::new(stand)), "m-ends").await?;
+    let mut site = Site::of(world, LONG).await?;
+    let mut rows = Vec::new();
+    for (phase, wish, promise) in [
+        ("idle, versions checked", Wish::Nothing, Promise::STAYS),
+        ("issue of a new credential", Wish::Change, Promise::ONE),
+    ] {
+        let cell = ("really sealed", phase);
+        let row = by_hand(&mut site, cell, promise, async |site, before| {
+            sealed(site, before, wish).await
+        });
+        rows.push(row.await);
+    }
+    for (name, server) in [
+        ("API server killed", "kube-apiserver"),
+        ("etcd killed", "etcd"),
+    ] {
+        let cell = (name, "write to Kubernetes");
+        let row = by_hand(&mut site, cell, Promise::ONE, async |site, before| {
+            killed(site, before, server).await
+        });
+        rows.push(row.await);
+    }
+    drop(site);
+    Stand::stop(&settings, &name).await?;
+    judge(&rows)
 }

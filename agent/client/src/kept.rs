@@ -37,7 +37,9 @@ pub(crate) fn list(list: &ManagedList) -> String {
             );
             line(&text, &mut out);
         }
-        for note in &secret.notes {
+        // What it is stale for was just said.
+        let why = secret.stale.as_ref().map(|stale| &stale.why);
+        for note in secret.notes.iter().filter(|note| Some(*note) != why) {
             line(&format!("{}: {note}", place(secret)), &mut out);
         }
     }
@@ -242,7 +244,8 @@ mod tests {
         }
         let unknown: Vec<&str> = lines[2].split_whitespace().collect();
         assert_eq!(unknown[3..], ["unknown", "-", "-", "-", "-", "-"]);
-        assert!(lines[3].starts_with("prod/shop/shop-db: version 8"));
+        let stale = "prod/shop/shop-db: stale since 2026-11-24T09:00:00.000Z: version 8";
+        assert!(lines[3].starts_with(stale), "{}", lines[3]);
         assert!(lines[4].ends_with("within 1000 ms"), "{}", lines[4]);
     }
 

@@ -181,6 +181,12 @@ async fn a_token_that_is_gone_is_ended_on_both_servers() {
         vault_at(openbao.address()).end(&session(), &accessor).await,
         Ok(())
     );
+    let page = answering(200, "<html>welcome</html>").await;
+    let error = vault_at(page.address()).end(&session(), &accessor).await;
+    assert!(
+        matches!(error, Err(SecretsError::Unanswered { .. })),
+        "a page of something in between ends nothing: {error:?}"
+    );
     let denied = answering(403, r#"{"errors": ["permission denied"]}"#).await;
     let error = vault_at(denied.address()).end(&session(), &accessor).await;
     assert!(

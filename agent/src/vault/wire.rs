@@ -80,7 +80,7 @@ impl Reply {
         if self.body.is_empty() {
             return Ok(());
         }
-        self.parse::<Envelope>().map(drop)
+        self.parse::<Done>().map(drop)
     }
 }
 
@@ -106,6 +106,15 @@ pub(super) struct Refusal {
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("no answer from Vault")]
 struct Lost(Failure);
+
+/// What an answer without a result may have in it: warnings, and fields of Vault's form that are empty.
+#[derive(Deserialize)]
+struct Done {
+    #[serde(rename = "data")]
+    _data: Option<serde_json::Map<String, Value>>,
+    #[serde(rename = "warnings")]
+    _warnings: Option<Vec<String>>,
+}
 
 #[derive(Deserialize)]
 struct ErrorBody {
