@@ -35,7 +35,7 @@ impl Shop {
 
     async fn with(mut world: World, repository: Repository, engine: Engine<'_>) -> Result<Self> {
         world.fleet("shop", &repository, engine).await?;
-        world.grant_fleet(&repository)?;
+        world.grant_fleet(&repository).await?;
         let writer = &world.stand.facts().git_accounts.writer;
         let credential = world.git_credential(writer).await?;
         world.start_agent().await?;
@@ -170,7 +170,8 @@ async fn an_image_that_is_not_there_is_named_and_the_commit_taken_back() -> Resu
     ensure!(shop.commits().await? == 3, "{}", done.log);
     let last: Vec<&str> = done.log.lines().rev().take(12).collect();
     ensure!(
-        last.iter().any(|line| line.contains("image_missing")),
+        last.iter()
+            .any(|line| line.contains("not-there: not found")),
         "{}",
         done.log
     );

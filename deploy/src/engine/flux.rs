@@ -74,6 +74,11 @@ pub(super) async fn open(
     let Some(credential) = &flux.credential else {
         return Ok(Some(fleet));
     };
+    tools.log.info(format!(
+        "the credential of {} comes from {}",
+        flux.branch.repository,
+        credential.path()
+    ));
     let spec = [spec_of(credential)];
     let draft = values::draft_of(
         &spec,
@@ -231,11 +236,18 @@ pub(super) async fn deliver(
 fn words(permit: &Permit, flux: &Flux, tools: &Tools<'_>) -> String {
     let principal = permit.principal();
     let claim = |name: &str| principal.attribute(name).unwrap_or_default().to_owned();
+    // The claims have no addresses, but what GitLab makes them of.
+    let place = |what: &str, id: &str| match [claim("iss"), claim("project_path"), claim(id)] {
+        [issuer, path, id] if ![&issuer, &path, &id].iter().any(|part| part.is_empty()) => {
+            format!("{}/{path}/-/{what}/{id}", issuer.trim_end_matches('/'))
+        }
+        _ => String::new(),
+    };
     let facts = message::Facts {
         app: permit.request().spec.name.to_string(),
         run: tools.id.to_string(),
-        job: claim("job_url"),
-        pipeline: claim("pipeline_url"),
+        job: place("jobs", "job_id"),
+        pipeline: place("pipelines", "pipeline_id"),
         project: claim("project_path"),
         environment: claim("environment"),
         commit: claim("sha"),

@@ -58,7 +58,17 @@ pub(super) async fn draft(
     patience: &Patience<'_>,
 ) -> Result<Option<Draft>, Problem> {
     let specs = &permit.request().spec.secrets;
-    draft_of(specs, permit, login, (scope, lost), tools, patience).await
+    let draft = draft_of(specs, permit, login, (scope, lost), tools, patience).await?;
+    if let Some(draft) = &draft {
+        for spec in specs {
+            for (key, source) in &spec.keys {
+                let what = draft.describe(&spec.name, source);
+                let name = &spec.name;
+                tools.log.info(format!("Secret {name} key {key}: {what}"));
+            }
+        }
+    }
+    Ok(draft)
 }
 
 /// Reads the values that some specs ask for.
@@ -81,17 +91,6 @@ pub(super) async fn draft_of(
     let keeping = keeping(permit, scope, lost, tools);
     tools.log.start(Stage::Resolve, "read secrets");
     let draft = resolve::draft(specs, login, keeping, tools.ports, patience).await;
-    if let Ok(draft) = &draft {
-        for spec in specs {
-            for (key, source) in &spec.keys {
-                tools.log.info(format!(
-                    "Secret {} key {key}: {}",
-                    spec.name,
-                    draft.describe(&spec.name, source)
-                ));
-            }
-        }
-    }
     tools.log.end_stage(Stage::Resolve);
     draft.map(Some).map_err(|error| report::of_resolve(&error))
 }

@@ -104,6 +104,18 @@ pub(super) fn has_applied(object: &Value) -> bool {
     done || checked || unhealthy
 }
 
+/// Says whether Helm is at work on a release for a commit: by the chart's version, which ends with the
+/// beginning of the commit where the chart follows revisions.
+pub(super) fn is_installing(object: &Value, commit: &CommitId) -> bool {
+    let busy = condition(object, "Reconciling")
+        .is_some_and(|busy| busy.status == Is::True && busy.message.starts_with("Running '"));
+    let version = text(object, &["status", "lastAttemptedRevision"]);
+    let of_commit = version
+        .split_once('+')
+        .is_some_and(|(_, id)| id.len() >= 7 && commit.as_str().starts_with(id));
+    busy && is_observed(object) && of_commit
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -170,6 +182,27 @@ mod tests {
             OLD,
             json!([ready("False", "HealthCheckFailed")])
         )));
+    }
+
+    #[test]
+    fn a_release_is_at_work_for_the_commit_in_its_charts_version() {
+        let object = |version: &str, message: &str| {
+            json!({ "metadata": { "generation": 1 }, "status": { "observedGeneration": 1,
+                "lastAttemptedRevision": version,
+                "conditions": [{ "type": "Reconciling", "status": "True", "reason": "Progressing", "message": message }] } })
+        };
+        let ours = CommitId::parse(NEW).expect("an id");
+        let running = "Running 'upgrade' action with timeout of 2m0s";
+        assert!(is_installing(&object("0.1.0+222222222222", running), &ours));
+        assert!(!is_installing(
+            &object("0.1.0+111111111111", running),
+            &ours
+        ));
+        assert!(!is_installing(&object("0.1.0", running), &ours));
+        assert!(!is_installing(
+            &object("0.1.0+222222222222", "Fulfilling prerequisites"),
+            &ours
+        ));
     }
 
     #[test]

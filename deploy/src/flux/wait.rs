@@ -269,6 +269,8 @@ impl<'a> Waiter<'a> {
                 Some(ready) if about && ready.status == Is::False && !is_on_the_way(&ready) => {
                     failed(&ready)
                 }
+                // Helm is at it: its request is answered at the end only.
+                Some(_) | None if state::is_installing(object, self.commit) => Stand::Applied,
                 Some(_) | None => Stand::Waiting,
             });
         }

@@ -73,8 +73,11 @@ pub(super) async fn on_demand(site: &Site) {
         tokio::select! {
             accepted = listener.accept() => {
                 let Ok((mut stream, _)) = accepted else { continue };
-                let answer = if kept.is_empty() {
-                    match start(site, &mut stream).await {
+                // Whoever closes with something unread breaks the asker's pipe.
+                let mut line = String::new();
+                let asked = BufReader::new(&mut stream).read_line(&mut line).await;
+                let answer = if kept.is_empty() && asked.is_ok() {
+                    match start(site, &line).await {
                         Ok(servers) => {
                             kept.extend(servers.into_iter().map(|server| keep_up(site, server)));
                             "ok".to_owned()
@@ -93,14 +96,12 @@ pub(super) async fn on_demand(site: &Site) {
     }
 }
 
-async fn start(site: &Site, stream: &mut UnixStream) -> Result<Vec<Server>> {
+async fn start(site: &Site, line: &str) -> Result<Vec<Server>> {
     ensure!(
         site.own_cluster,
         "it runs on the stand's own cluster only, and another one is named"
     );
-    let mut line = String::new();
-    BufReader::new(stream).read_line(&mut line).await?;
-    let flux: Flux = serde_json::from_str(&line)?;
+    let flux: Flux = serde_json::from_str(line)?;
     let cluster = Cluster::at(site.clone(), site.dir.join("admin.kubeconfig"));
     define(&cluster, &flux).await?;
     let program = std::env::current_exe().context("finding this program")?;

@@ -62,7 +62,7 @@ impl World {
                     "path": path, "sourceRef": source, "targetNamespace": self.namespace } }),
             Engine::HelmRelease { chart, values } => json!({
                 "apiVersion": "helm.toolkit.fluxcd.io/v2", "kind": "HelmRelease", "metadata": meta,
-                "spec": { "interval": "1h", "timeout": "2m", "values": values,
+                "spec": { "interval": "1h", "timeout": "40s", "values": values,
                     // Otherwise a commit that leaves the chart's version as it is changes nothing.
                     "chart": { "spec": { "chart": chart, "interval": "1h", "sourceRef": source,
                         "reconcileStrategy": "Revision" } } } }),

@@ -1,6 +1,7 @@
 //! What a world's agent needs for deploys through Flux: a rule, and the credential of the repository in Vault.
 
 use std::fs;
+use std::path::Path;
 
 use anyhow::Result;
 use anyhow::ensure;
@@ -12,12 +13,12 @@ use crate::stand::git::Account;
 use crate::stand::git::repository::Repository;
 
 impl World {
-    /// Lets the world's jobs change `main` of its repositories below `apps/` and ask its Flux objects; for an
-    /// agent that is not started yet.
+    /// Lets the world's jobs change `main` of its repositories below `apps/` and ask its Flux objects, which
+    /// are all called `shop`, with the rights of the sample in `agent/dist`; for an agent that is not started yet.
     ///
     /// # Errors
-    /// When the policy cannot be written.
-    pub fn grant_fleet(&self, repository: &Repository) -> Result<()> {
+    /// When the policy cannot be written, or the cluster refuses.
+    pub async fn grant_fleet(&self, repository: &Repository) -> Result<()> {
         let verbs = r#"verbs = ["apply", "prune", "rollback", "rotate"]"#;
         let policy = self.policy();
         ensure!(policy.contains(verbs), "the world's policy has other verbs");
@@ -32,7 +33,22 @@ impl World {
             self.namespace
         );
         fs::write(self.policy_path(), format!("{policy}{table}"))?;
-        Ok(())
+        let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("../agent/dist/rbac/flux.yaml");
+        let rights = fs::read_to_string(sample)?
+            .replace(
+                "namespace: flux-system",
+                &format!("namespace: {}", self.namespace),
+            )
+            .replace("[\"fleet\"]", "[\"shop\"]")
+            .replace("shop-staging", "shop")
+            .replace(
+                "gitlab:project:42",
+                &format!("gitlab:project:{}", self.project),
+            );
+        let file = self.dir().join("flux-rights.yaml");
+        fs::write(&file, rights)?;
+        let file = file.display().to_string();
+        self.kubectl(&["apply", "-f", &file]).await.map(drop)
     }
 
     /// Puts an account of the Git server into Vault, with the field names of Flux's Secrets; returns the path.

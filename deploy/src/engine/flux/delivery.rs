@@ -34,6 +34,8 @@ use crate::watch::Watched;
 
 /// How long the watch may look for a cause once Flux has said that it failed.
 const LOOK: Duration = Duration::from_secs(8);
+/// How often workloads that are ready are looked at while Flux goes on.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// One commit on its way to the cluster.
 pub(super) struct Delivery<'a, 'b> {
@@ -119,7 +121,7 @@ impl Delivery<'_, '_> {
                 let count = objects.len() + self.own.len();
                 return End::Ready(count, Vec::new());
             }
-            stands = match self.side_by_side(waiter, &objects).await {
+            stands = match self.side_by_side(waiter, &stands, &objects).await {
                 Ok(Ok(next)) => next,
                 Ok(Err(error)) => return self.late(error, waiter).await,
                 Err(end) => return end,
@@ -128,10 +130,13 @@ impl Delivery<'_, '_> {
         }
     }
 
-    /// Watches workloads and asks Flux until both have spoken; what fails first for good decides.
+    /// Watches workloads and asks Flux until both have spoken; what fails first for good decides. Where
+    /// the workloads are ready and change while Flux goes on, as Helm changes them, they are looked at
+    /// again: it says how Flux stood before.
     async fn side_by_side(
         &self,
         waiter: &Waiter<'_>,
+        stands: &[Said],
         objects: &[AppliedObject],
     ) -> Result<Result<Vec<Said>, FluxError>, End> {
         let watching = self.watch(objects, self.patience.deadline).fuse();
@@ -142,7 +147,18 @@ impl Delivery<'_, '_> {
         futures::select! {
             outcome = watching => {
                 ended(outcome)?;
-                Ok(asking.await)
+                loop {
+                    futures::select! {
+                        said = asking => return Ok(said),
+                        // A look that is lost to what Flux says is one look less.
+                        () = tokio::time::sleep(AGAIN).fuse() => {}
+                    }
+                    match self.workloads(stands).await {
+                        Ok(now) if now == objects => {}
+                        Ok(_) => return Ok(Ok(stands.to_vec())),
+                        Err(error) => return Ok(Err(error)),
+                    }
+                }
             }
             said = asking => {
                 // Where all is ready for Flux, it is judged by the same look as any deploy.
