@@ -201,6 +201,16 @@ impl Stand {
         self.flux.get_or_try_init(start).await.map(drop)
     }
 
+    /// What there is to say about Flux after a start, in one sentence.
+    #[must_use]
+    pub fn flux_note(settings: &Settings) -> &'static str {
+        if install::flux::find(settings).is_some() {
+            "Flux is built; it starts when the first scenario asks for it"
+        } else {
+            "Flux is not built yet; the first scenario that asks for it builds it, which takes minutes"
+        }
+    }
+
     /// Makes `namespace` and lets jobs of project `project_id` deploy into it.
     ///
     /// # Errors

@@ -166,6 +166,7 @@ async fn carry_out(verb: Verb) -> Result<()> {
                 "the stand `{name}` is up after {:.1} s; eval \"$(cargo stand env)\" to use it",
                 stand.facts().started_in
             );
+            eprintln!("{}", Stand::flux_note(&settings));
             Ok(())
         }
         Verb::Down(Name { name }) => {
