@@ -289,12 +289,13 @@ fn write(
 
 /// Shows a text where it reads as a reference or a part of one.
 fn shown(text: &str) -> String {
-    let part = |c: char| c.is_ascii_alphanumeric() || "._-/:@+".contains(c);
-    // A place that held a password would look like one word too; references are longer than most, and tags
-    // have their own rules.
-    let is_reference = ImageRef::parse(text).is_ok();
-    let is_tag = text.len() <= 128 && text.chars().all(part) && !text.is_empty();
-    if is_reference || is_tag {
+    // A tag, a digest, or both; a word that is a password by mistake cannot be told from a tag.
+    let alone = |text: &str| ImageRef::parse(&format!("x{text}")).is_ok();
+    let reads = text.is_empty()
+        || ImageRef::parse(text).is_ok()
+        || alone(&format!(":{text}"))
+        || alone(&format!("@{text}"));
+    if reads {
         text.to_owned()
     } else {
         "(something else)".to_owned()

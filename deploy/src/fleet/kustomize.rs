@@ -19,6 +19,15 @@ use crate::image::ImageRef;
 /// Names that kustomize reads.
 const FILES: [&str; 3] = ["kustomization.yaml", "kustomization.yml", "Kustomization"];
 
+/// Says whether a scalar is a field of an entry of `images` in a kustomization.
+pub(super) fn is_field(source: &Source<'_>, scalar: &Scalar) -> bool {
+    let file = source.name.rsplit('/').next().unwrap_or_default();
+    let fields = ["newName", "newTag", "digest"];
+    FILES.contains(&file)
+        && matches!(scalar.path.as_slice(), [Step::Key(list), Step::Item(_), Step::Key(key)]
+            if list == "images" && fields.contains(&key.as_str()))
+}
+
 /// One entry.
 struct Entry<'a> {
     name: &'a Scalar,

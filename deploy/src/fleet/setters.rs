@@ -13,6 +13,7 @@ use super::EditError;
 use super::Part;
 use super::Source;
 use super::Splice;
+use super::kustomize;
 use super::scalar;
 use super::scan::Scalar;
 use crate::image::ImageRef;
@@ -59,9 +60,11 @@ fn marker<'a>(comment: &str, images: &'a BTreeMap<String, ImageRef>) -> Option<M
 /// Says whether a text that is no YAML has a marker for one of the images.
 pub(super) fn first_in(text: &str, images: &BTreeMap<String, ImageRef>) -> Option<u64> {
     let lines = text.lines().zip(1_u64..);
-    lines
-        .filter_map(|(line, number)| Some((line.split_once('#')?.1, number)))
-        .find_map(|(comment, number)| marker(comment, images).map(|_| number))
+    let mut comments = lines.flat_map(|(line, number)| {
+        let marks = line.match_indices('#');
+        marks.map(move |(at, _)| (&line[at..], number))
+    });
+    comments.find_map(|(comment, number)| marker(comment, images).map(|_| number))
 }
 
 /// Finds all marked places of a file.
@@ -81,11 +84,19 @@ pub(super) fn splices(
                 && !source.text[scalar.place.end..comment.start].contains('\n')
         };
         let scalar = source.scan.scalars.iter().rfind(before);
-        let Some(scalar) = scalar else {
-            let problem = "a marker stands here without a value on its line";
+        let Some(scalar) = scalar.filter(|scalar| is_last(source, scalar, comment.start)) else {
+            let problem = "a marker stands here without a value of its own on its line";
             return Err(source.broken(comment.line, problem));
         };
-        let Some(new) = text_of(marker.image, marker.part) else {
+        found.insert(marker.name.to_owned());
+        if kustomize::is_field(source, scalar) {
+            continue; // The entry as a whole is kustomize's to read.
+        }
+        let new = match marker.part {
+            Part::Tag if has_digest(source, marker.name, images) => marker.image.tag.clone(),
+            part => text_of(marker.image, part),
+        };
+        let Some(new) = new else {
             let problem = format!(
                 "the marker wants the {} of {}, which its reference does not have",
                 word(marker.part),
@@ -93,14 +104,31 @@ pub(super) fn splices(
             );
             return Err(source.broken(comment.line, problem));
         };
-        found.insert(marker.name.to_owned());
         let what = format!("setter {}", marker.text);
         splices.push(scalar::replace(source, scalar, what, &new)?);
     }
     Ok(splices)
 }
 
-/// Returns the text of a part of a reference; a tag carries its digest, as a setter of Flux writes it.
+/// Says whether a scalar is the last thing before a comment: only brackets may be between them, no alias.
+fn is_last(source: &Source<'_>, scalar: &Scalar, comment: usize) -> bool {
+    let between = &source.text[scalar.place.end..comment];
+    between
+        .chars()
+        .all(|c| c.is_whitespace() || "]},".contains(c))
+}
+
+/// Says whether a file has a place of its own for the digest of an image.
+fn has_digest(source: &Source<'_>, name: &str, images: &BTreeMap<String, ImageRef>) -> bool {
+    let mut markers = source.scan.comments.iter();
+    markers.any(|comment| {
+        marker(&comment.text, images)
+            .is_some_and(|marker| marker.name == name && marker.part == Part::Digest)
+    })
+}
+
+/// Returns the text of a part of a reference. A tag carries its digest, so that an image stays pinned where
+/// there is no other place for it; Flux's own setter writes the tag alone.
 pub(super) fn text_of(image: &ImageRef, part: Part) -> Option<String> {
     match part {
         Part::Reference => Some(image.to_string()),

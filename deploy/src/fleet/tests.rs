@@ -181,14 +181,23 @@ fn what_is_only_text_is_no_place() {
 #[test]
 fn a_marker_takes_the_part_that_it_names() {
     let text = "image:\n  repository: r.io/web # {\"$imagepolicy\": \"flux-system:web:name\"}\n  tag: '1' # {\"$imagepolicy\": \"flux-system:web:tag\"}\n  digest: x # {\"$imagepolicy\": \"flux-system:web:digest\"}\n";
-    let new = edited(
-        "a.yaml",
-        text,
-        &[("web", &format!("r.io/new:1.10@{DIGEST}"))],
-    );
+    let pinned = format!("r.io/new:1.10@{DIGEST}");
+    let new = edited("a.yaml", text, &[("web", &pinned)]);
     let expected = text
         .replace("r.io/web", "r.io/new")
-        .replace("'1'", &format!("'1.10@{DIGEST}'"))
+        .replace("'1'", "'1.10'")
+        .replace("digest: x", &format!("digest: {DIGEST}"));
+    assert_eq!(new, Ok(expected));
+    // Without a place for it the digest goes with the tag.
+    let alone = "tag: '1' # {\"$imagepolicy\": \"flux-system:web:tag\"}\n";
+    let new = edited("a.yaml", alone, &[("web", &pinned)]);
+    assert_eq!(new, Ok(alone.replace("'1'", &format!("'1.10@{DIGEST}'"))));
+    // An entry of a kustomization is kustomize's, marked or not.
+    let entry = "images:\n- name: web\n  newTag: v1 # {\"$imagepolicy\": \"flux-system:web:tag\"}\n  digest: x\n";
+    let given = format!("web:v2@{DIGEST}");
+    let new = edited("kustomization.yaml", entry, &[("web", &given)]);
+    let expected = entry
+        .replace("v1", "v2")
         .replace("digest: x", &format!("digest: {DIGEST}"));
     assert_eq!(new, Ok(expected));
     let missing = edited("a.yaml", text, &[("web", "r.io/new:1")]).expect_err("it has no digest");
@@ -355,6 +364,10 @@ fn places_that_cannot_be_written_are_told_with_their_line() {
             "line 1: a marker stands here",
         ),
         (
+            "a: &y r.io/web:1\nb: { c: x, d: *y } # {\"$imagepolicy\": \"flux-system:web\"}\n",
+            "line 2: a marker stands here",
+        ),
+        (
             "{{ if .x }}\nimage: r.io/web:1 # {\"$imagepolicy\": \"flux-system:web\"}\n",
             "is not valid YAML",
         ),
@@ -397,5 +410,19 @@ fn what_is_no_image_is_not_told() {
     )
     .expect("fine");
     assert_eq!(done.changes[0].old, "(something else)");
+    assert_eq!(shown("https://user:pass@host/x"), "(something else)");
+    assert_eq!(
+        shown("cGFzc3dvcmQgb2YgdGhlIGRhdGFiYXNl+/"),
+        "(something else)"
+    );
+    for told in [
+        "1.4.2",
+        "v1@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
+        DIGEST,
+        "r.io/web",
+        "",
+    ] {
+        assert_eq!(shown(told), told);
+    }
     assert_eq!(done.changes[0].line, 1);
 }

@@ -112,8 +112,8 @@ impl Scene {
             let object = format!("file {} on {}", change.file, flux.branch);
             let field = FieldChange {
                 field: format!("line {}, {}", change.line, change.what),
-                before: Some(change.old.clone()),
-                after: Some(change.new.clone()),
+                before: some(&change.old),
+                after: some(&change.new),
             };
             match steps.iter_mut().find(|step| step.object == object) {
                 Some(step) if action == Action::Change => step.fields.push(field),
@@ -136,6 +136,11 @@ impl Scene {
         }
         steps
     }
+}
+
+/// A text, or nothing where it is empty.
+fn some(text: &str) -> Option<String> {
+    (!text.is_empty()).then(|| text.to_owned())
 }
 
 /// Refuses what Flux would not do: objects that are missing, suspended, read another branch, or wait for
