@@ -206,6 +206,8 @@ pub fn start(program: &Path, config: &Path, log: fs::File) -> Result<Child> {
         .arg("--config")
         .arg(config)
         .env_clear()
+        // As the unit file and the image do.
+        .env("MALLOC_ARENA_MAX", "1")
         .stdin(Stdio::null())
         .stdout(Stdio::from(log.try_clone()?))
         .stderr(Stdio::from(log))
