@@ -2,7 +2,7 @@
 //!
 //! [`Secret`] is the only type in the project that holds a secret value. It has no Clone, no
 //! Serialize and no formatter that shows it; memory is wiped on drop. Revealing is one method,
-//! called in the Vault adapter (to send a token) and in the Kubernetes adapter (to send an object);
+//! called in the adapters of Vault (to send a token), Kubernetes (to send an object) and Git (to log in);
 //! inside this crate [`crate::redact`], [`crate::template`] and the fingerprint look at the bytes
 //! through crate-private access.
 
@@ -33,7 +33,7 @@ impl Secret {
         Self::new(text.into_bytes())
     }
 
-    /// Shows the value. For the two adapters that have to send it, and for nobody else.
+    /// Shows the value. For the adapters that have to send it, and for nobody else.
     #[must_use]
     pub fn reveal(&self) -> &[u8] {
         self.0.expose_secret()
