@@ -120,6 +120,19 @@ pub struct AppliedObject {
     pub resource_version: String,
 }
 
+impl AppliedObject {
+    /// Reads it off an object as the cluster has it.
+    #[must_use]
+    pub fn of(id: ObjectId, live: &Value) -> Self {
+        Self {
+            id,
+            uid: text(live, &["metadata", "uid"]).to_owned(),
+            generation: number(live, &["metadata", "generation"]).unwrap_or(0),
+            resource_version: text(live, &["metadata", "resourceVersion"]).to_owned(),
+        }
+    }
+}
+
 /// How a kind is served.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resource {

@@ -25,7 +25,6 @@ use crate::object::AppliedObject;
 use crate::object::Gvk;
 use crate::object::ObjectId;
 use crate::object::at;
-use crate::object::number;
 use crate::object::text;
 use crate::owned;
 use crate::owned::Sameness;
@@ -450,20 +449,11 @@ fn judge(id: &ObjectId, body: &Value, live: &Live) -> Judged {
     };
     match owned::compare(body, there) {
         Sameness::Same => Judged {
-            checked: Some(applied(id, there)),
+            // What an apply without effect would return.
+            checked: Some(AppliedObject::of(id.clone(), there)),
             ..Judged::same("the cluster has it already")
         },
         Sameness::Differs(paths) => Judged::differs(&paths),
         Sameness::Unsure => Judged::change("exists, compared by the server in the check"),
-    }
-}
-
-/// Describes a live object as the one that an apply without effect would return.
-fn applied(id: &ObjectId, live: &Value) -> AppliedObject {
-    AppliedObject {
-        id: id.clone(),
-        uid: text(live, &["metadata", "uid"]).to_owned(),
-        generation: number(live, &["metadata", "generation"]).unwrap_or(0),
-        resource_version: text(live, &["metadata", "resourceVersion"]).to_owned(),
     }
 }

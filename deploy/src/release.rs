@@ -26,8 +26,6 @@ use crate::backoff::Trouble;
 use crate::chart;
 use crate::object::AppliedObject;
 use crate::object::ObjectId;
-use crate::object::number;
-use crate::object::text;
 use crate::plan::Plan;
 use crate::plan::Released;
 use crate::plan::Step;
@@ -367,10 +365,5 @@ async fn live_one(
         what: id.to_string(),
         source,
     })?;
-    Ok(body.map(|body| AppliedObject {
-        uid: text(&body, &["metadata", "uid"]).to_owned(),
-        generation: number(&body, &["metadata", "generation"]).unwrap_or(0),
-        resource_version: text(&body, &["metadata", "resourceVersion"]).to_owned(),
-        id,
-    }))
+    Ok(body.map(|body| AppliedObject::of(id, &body)))
 }

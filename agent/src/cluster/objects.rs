@@ -22,7 +22,6 @@ use zeroize::Zeroizing;
 use deploy::object::AppliedObject;
 use deploy::object::Gvk;
 use deploy::object::ObjectId;
-use deploy::object::number;
 use deploy::object::text;
 use deploy::ports::Payload;
 use deploy::ports::SecretView;
@@ -112,13 +111,7 @@ pub(super) fn parsed(body: Vec<u8>, gvk: &Gvk) -> Option<Value> {
 /// Reads an object as the server has it after a write.
 pub(super) fn applied(id: &ObjectId, mut object: Value) -> (AppliedObject, Value) {
     strip(&mut object, &id.gvk);
-    let applied = AppliedObject {
-        id: id.clone(),
-        uid: text(&object, &["metadata", "uid"]).to_owned(),
-        generation: number(&object, &["metadata", "generation"]).unwrap_or(0),
-        resource_version: text(&object, &["metadata", "resourceVersion"]).to_owned(),
-    };
-    (applied, object)
+    (AppliedObject::of(id.clone(), &object), object)
 }
 
 /// Removes bookkeeping, and from Secrets the annotation that holds values.

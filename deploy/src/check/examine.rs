@@ -212,12 +212,7 @@ impl Case<'_> {
             .await;
         match asked {
             Ok(after) => {
-                let applied = AppliedObject {
-                    id: id.clone(),
-                    uid: text(&after, &["metadata", "uid"]).to_owned(),
-                    generation: after["metadata"]["generation"].as_i64().unwrap_or(0),
-                    resource_version: text(&after, &["metadata", "resourceVersion"]).to_owned(),
-                };
+                let applied = AppliedObject::of(id.clone(), &after);
                 Ok(round.done(self, live, body, applied, after))
             }
             Err(ClusterError::Invalid { causes, .. }) if fixed::all_fixed(&causes) => {

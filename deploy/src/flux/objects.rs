@@ -18,7 +18,6 @@ use crate::object::AppliedObject;
 use crate::object::Gvk;
 use crate::object::ObjectId;
 use crate::object::list;
-use crate::object::number;
 use crate::object::text;
 use crate::ports::ClusterError;
 use crate::ports::Ports;
@@ -58,18 +57,9 @@ pub async fn workloads(
             Err(ClusterError::Forbidden { .. }) => continue,
             live => live.map_err(cluster_error(format!("reading {id}")))?,
         };
-        found.extend(live.map(|live| applied(id.clone(), &live)));
+        found.extend(live.map(|live| AppliedObject::of(id, &live)));
     }
     Ok(found)
-}
-
-fn applied(id: ObjectId, live: &Value) -> AppliedObject {
-    AppliedObject {
-        id,
-        uid: text(live, &["metadata", "uid"]).to_owned(),
-        generation: number(live, &["metadata", "generation"]).unwrap_or(0),
-        resource_version: text(live, &["metadata", "resourceVersion"]).to_owned(),
-    }
 }
 
 /// Reads the workloads of `status.inventory`: entries with an id `namespace_name_group_kind` and a version.

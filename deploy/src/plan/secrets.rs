@@ -14,7 +14,7 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use super::Judged;
-use super::applied;
+use crate::object::AppliedObject;
 use crate::object::ObjectId;
 use crate::owned;
 use crate::owned::Sameness;
@@ -130,7 +130,7 @@ fn judge(
     let there = marked(&live.rest, live.values.keys().map(String::as_str));
     let judged = match owned::compare(&wanted, &there) {
         Sameness::Same => Judged {
-            checked: Some(applied(id, &live.rest)),
+            checked: Some(AppliedObject::of(id.clone(), &live.rest)),
             ..Judged::same("every key has the value that is wanted")
         },
         Sameness::Differs(paths) => Judged::differs(&paths),

@@ -17,7 +17,6 @@ use crate::object::AppliedObject;
 use crate::object::Gvk;
 use crate::object::ObjectId;
 use crate::object::at;
-use crate::object::number;
 use crate::object::text;
 use crate::ports::ClusterError;
 use crate::ports::Write;
@@ -119,7 +118,7 @@ impl Scene {
             let annotations = ["spec", "template", "metadata", "annotations"];
             let there = at(&live, &annotations);
             if there.is_some_and(|there| text(there, &[RESTARTED]) == change) {
-                return Ok(Some(Restarted::Before(applied(&id, &live))));
+                return Ok(Some(Restarted::Before(AppliedObject::of(id, &live))));
             }
             let patch = patch(&live, there.is_some_and(Value::is_object), change);
             let sent = patience.retry(
@@ -127,7 +126,7 @@ impl Scene {
                 cluster_trouble,
             );
             match sent.await {
-                Ok(after) => return Ok(Some(Restarted::Now(applied(&id, &after)))),
+                Ok(after) => return Ok(Some(Restarted::Now(AppliedObject::of(id, &after)))),
                 // The next look says whether it arrived.
                 Err(error @ (ClusterError::Raced { .. } | ClusterError::Unanswered { .. })) => {
                     last = error;
@@ -152,15 +151,6 @@ fn id_of(workload: &Workload, namespace: &str) -> ObjectId {
         gvk: Gvk::new("apps/v1", workload.kind.word()),
         namespace: Some(namespace.to_owned()),
         name: workload.name.clone(),
-    }
-}
-
-fn applied(id: &ObjectId, live: &Value) -> AppliedObject {
-    AppliedObject {
-        id: id.clone(),
-        uid: text(live, &["metadata", "uid"]).to_owned(),
-        generation: number(live, &["metadata", "generation"]).unwrap_or(0),
-        resource_version: text(live, &["metadata", "resourceVersion"]).to_owned(),
     }
 }
 
