@@ -65,6 +65,18 @@ impl Principal {
             .or_else(|| self.attribute("project_id"))
     }
 
+    /// Returns the address of a page of the job's project, such as that of the job (`jobs`, `job_id`).
+    /// The claims have no addresses, but what GitLab makes them of.
+    #[must_use]
+    pub fn page(&self, what: &str, id: &str) -> Option<String> {
+        let path = self.attribute("job_project_path");
+        let path = path.or_else(|| self.attribute("project_path"));
+        let issuer = self.attribute("iss")?.trim_end_matches('/');
+        let parts = [issuer, path?, self.attribute(id)?];
+        let [issuer, path, id] = parts;
+        (!parts.contains(&"")).then(|| format!("{issuer}/{path}/-/{what}/{id}"))
+    }
+
     /// Says whether two principals may see each other's runs: same kind, same project; without a
     /// project, the very same attributes.
     #[must_use]

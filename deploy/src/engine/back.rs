@@ -182,11 +182,7 @@ pub(super) async fn put_back(
         format!("put revision {} back", revision.number),
     );
     tools.log.error(failed.message.replace(KEPT, ""));
-    // The failure may have used up the time of the run.
-    let patience = Patience {
-        deadline: Instant::now() + course.plan.permit().request().spec.rollout.timeout,
-        ..patience.clone()
-    };
+    let patience = again(course.plan.permit(), patience);
     let back = restore(course, revision, tools, &patience).await;
     match back {
         Ok(verdict) if verdict.status == Status::Succeeded => {
@@ -215,6 +211,22 @@ pub(super) async fn put_back(
             );
             told(failed, Status::RollbackFailed, &why)
         }
+    }
+}
+
+/// The way back has the run's time once more: the failure may have used it up.
+pub(super) fn again<'a>(permit: &Permit, patience: &Patience<'a>) -> Patience<'a> {
+    Patience {
+        deadline: Instant::now() + permit.request().spec.rollout.timeout,
+        ..patience.clone()
+    }
+}
+
+/// Tells why a way back begins.
+pub(super) fn tell_causes(failed: &Verdict, tools: &Tools<'_>) {
+    for cause in &failed.causes {
+        let text = format!("{}: {}", cause.object, cause.message);
+        tools.log.error(text);
     }
 }
 

@@ -9,6 +9,8 @@ use proto::report::Status;
 use tokio::time::Instant;
 
 use super::Tools;
+use super::back::again;
+use super::back::tell_causes;
 use super::back::told;
 use crate::apply::ApplyError;
 use crate::apply::ApplyFailure;
@@ -109,17 +111,8 @@ async fn roll_back(
     patience: &Patience<'_>,
 ) -> Verdict {
     let permit = plan.permit();
-    // The way back has the run's time once more: its own may be over.
-    let deadline = Instant::now() + permit.request().spec.rollout.timeout;
-    let patience = Patience {
-        deadline,
-        ..patience.clone()
-    };
-    for cause in &failed.causes {
-        tools
-            .log
-            .error(format!("{}: {}", cause.object, cause.message));
-    }
+    let patience = again(permit, patience);
+    tell_causes(&failed, tools);
     tools.log.start(Stage::Apply, "roll back");
     let put_back = back::roll_back(permit, helm, tools.ports, &patience).await;
     tools.log.end_stage(Stage::Apply);
@@ -153,7 +146,7 @@ async fn roll_back(
         permit.actor(),
         tools.ports,
         tools.log,
-        deadline,
+        patience.deadline,
         &tools.stop,
     )
     .await;

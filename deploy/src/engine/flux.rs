@@ -14,10 +14,11 @@ use proto::error::Problem;
 use proto::event::Stage;
 use proto::report::Status;
 use proto::report::Step;
-use tokio::time::Instant;
 
 use self::delivery::Delivery;
 use super::Tools;
+use super::back::again;
+use super::back::tell_causes;
 use super::back::told;
 use super::course::Course;
 use super::course::KEPT;
@@ -236,18 +237,12 @@ pub(super) async fn deliver(
 fn words(permit: &Permit, flux: &Flux, tools: &Tools<'_>) -> String {
     let principal = permit.principal();
     let claim = |name: &str| principal.attribute(name).unwrap_or_default().to_owned();
-    // The claims have no addresses, but what GitLab makes them of.
-    let place = |what: &str, id: &str| match [claim("iss"), claim("project_path"), claim(id)] {
-        [issuer, path, id] if ![&issuer, &path, &id].iter().any(|part| part.is_empty()) => {
-            format!("{}/{path}/-/{what}/{id}", issuer.trim_end_matches('/'))
-        }
-        _ => String::new(),
-    };
+    let page = |what: &str, id: &str| principal.page(what, id).unwrap_or_default();
     let facts = message::Facts {
         app: permit.request().spec.name.to_string(),
         run: tools.id.to_string(),
-        job: place("jobs", "job_id"),
-        pipeline: place("pipelines", "pipeline_id"),
+        job: page("jobs", "job_id"),
+        pipeline: page("pipelines", "pipeline_id"),
         project: claim("project_path"),
         environment: claim("environment"),
         commit: claim("sha"),
@@ -282,17 +277,8 @@ pub(super) async fn revert(
         );
         return Verdict { message, ..failed };
     };
-    // The way back has the run's time once more: its own may be over.
-    let deadline = Instant::now() + permit.request().spec.rollout.timeout;
-    let again = Patience {
-        deadline,
-        ..patience.clone()
-    };
-    for cause in &failed.causes {
-        tools
-            .log
-            .error(format!("{}: {}", cause.object, cause.message));
-    }
+    let patience = again(permit, patience);
+    tell_causes(&failed, tools);
     let pusher = Pusher {
         permit,
         flux,
@@ -301,7 +287,7 @@ pub(super) async fn revert(
     };
     tools.log.start(Stage::Apply, "take the commit back");
     let message = format!("Revert \"{}\"\n", words(permit, flux, tools).trim_end());
-    let taken = pusher.take_back(&before, &message, &again).await;
+    let taken = pusher.take_back(&before, &message, &patience).await;
     tools.log.end_stage(Stage::Apply);
     let commit = match taken {
         Ok(commit) => commit,
@@ -318,7 +304,7 @@ pub(super) async fn revert(
         tools,
         patience: Patience {
             stop: &course.reins.watching,
-            ..again
+            ..patience
         },
         own,
     };

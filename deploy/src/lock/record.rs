@@ -56,20 +56,11 @@ impl Holder {
     /// Names the run of a principal.
     #[must_use]
     pub fn of(run: &RunId, principal: &Principal, agent: &str) -> Self {
-        let attribute = |name| principal.attribute(name).unwrap_or_default();
-        let path = principal
-            .attribute("job_project_path")
-            .unwrap_or_else(|| attribute("project_path"));
-        let (issuer, job) = (attribute("iss"), attribute("job_id"));
-        let url = if [issuer, path, job].contains(&"") {
-            String::new()
-        } else {
-            format!("{}/{path}/-/jobs/{job}", issuer.trim_end_matches('/'))
-        };
+        let job = principal.attribute("job_id").unwrap_or_default();
         Self {
             run: run.to_string(),
             job: job.to_owned(),
-            url,
+            url: principal.page("jobs", "job_id").unwrap_or_default(),
             agent: agent.to_owned(),
         }
     }

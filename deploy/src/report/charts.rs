@@ -7,6 +7,7 @@ use proto::error::Code;
 use proto::error::Problem;
 
 use super::of_cluster;
+use super::of_denial;
 use crate::apply::ApplyError;
 use crate::ports::ChartError;
 use crate::ports::RenderError;
@@ -32,12 +33,7 @@ pub fn of_render(failure: &RenderFailure) -> Problem {
             );
             Problem::new(error.code, detail).places(error.places.clone())
         }
-        RenderFailure::Denied(denial) => {
-            let mut problem =
-                Problem::new(Code::Denied, denial.message.clone()).hint(denial.hint.clone());
-            problem.decision_id = Some(denial.decision.clone());
-            problem
-        }
+        RenderFailure::Denied(denial) => of_denial(denial),
         RenderFailure::Cluster { what, source } => of_cluster(what, source),
     }
 }

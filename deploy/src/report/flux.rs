@@ -6,6 +6,7 @@ use proto::error::Code;
 use proto::error::Problem;
 
 use super::of_cluster;
+use super::of_denial;
 use super::of_journal;
 use crate::flux::FluxError;
 use crate::ports::GitError;
@@ -25,11 +26,7 @@ pub fn of_flux(error: &FluxError) -> Problem {
             "mark the place with an image policy comment, list the image in a kustomization, or name the place \
              under flux.values",
         ),
-        FluxError::Denied(denial) => {
-            let mut problem = Problem::new(Code::Denied, detail).hint(denial.hint.clone());
-            problem.decision_id = Some(denial.decision.clone());
-            problem
-        }
+        FluxError::Denied(denial) => of_denial(denial),
         FluxError::Cluster { what, source } => of_cluster(what, source),
         FluxError::Journal(error) => of_journal(error),
         FluxError::Changed { .. } => Problem::new(Code::RolloutFailed, detail)
