@@ -10,6 +10,7 @@ pub(crate) mod folder;
 
 use std::ffi::OsString;
 use std::fs::File;
+use std::io::Seek as _;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitStatus;
@@ -177,6 +178,8 @@ pub(crate) fn sealed(name: &str, text: &[u8]) -> Result<File, std::io::Error> {
     let mut file = File::from(rustix::fs::memfd_create(name, flags)?);
     rustix::fs::fchmod(&file, Mode::RUSR)?;
     file.write_all(text)?;
+    // Whoever gets it as standard input reads from here; openings by its path begin anew anyway.
+    file.rewind()?;
     let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
     rustix::fs::fcntl_add_seals(&file, seals)?;
     Ok(file)

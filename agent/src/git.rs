@@ -38,11 +38,13 @@ use sha2::Sha256;
 use tokio::sync::Semaphore;
 
 use self::login::Access;
+use crate::child;
 use crate::child::Child;
 use crate::child::ChildError;
 use crate::child::Ended;
 use crate::child::Ending;
 use crate::child::Input;
+use crate::child::confine;
 use crate::child::folder;
 use crate::child::folder::Folder;
 use crate::config::GitPrograms;
@@ -178,7 +180,7 @@ impl Copy<'_> {
         let name = call.words.first().cloned().unwrap_or_default();
         let input = match call.input {
             None => Input::Nothing,
-            Some(text) => Input::Standard(memory(text)?),
+            Some(text) => Input::Standard(child::sealed("git", text).map_err(broken)?),
         };
         let ended = self.run(call.words, call.environment, input, Ending::Kill);
         let ended = ended.await?;
@@ -200,12 +202,8 @@ impl Copy<'_> {
         access: &Access,
         ending: Ending,
     ) -> Result<Ended, GitError> {
-        let config = access.config()?;
-        let mut environment = call.environment;
-        environment.push(("GIT_CONFIG_GLOBAL", crate::child::confine::FILE_PATH.into()));
-        environment.extend(access.environment());
-        self.run(call.words, environment, Input::Inherited(config), ending)
-            .await
+        let config = Input::Inherited(access.config()?);
+        self.run(call.words, call.environment, config, ending).await
     }
 
     async fn run(
@@ -215,15 +213,12 @@ impl Copy<'_> {
         input: Input,
         ending: Ending,
     ) -> Result<Ended, GitError> {
-        let has = |environment: &[(&str, OsString)]| {
-            environment
-                .iter()
-                .any(|(name, _)| *name == "GIT_CONFIG_GLOBAL")
+        let config = match &input {
+            Input::Inherited(_) => confine::FILE_PATH,
+            Input::Nothing | Input::Standard(_) => "/dev/null",
         };
-        if !has(&environment) {
-            environment.push(("GIT_CONFIG_GLOBAL", "/dev/null".into()));
-        }
         environment.extend([
+            ("GIT_CONFIG_GLOBAL", config.into()),
             ("GIT_CONFIG_NOSYSTEM", "1".into()),
             ("GIT_TERMINAL_PROMPT", "0".into()),
             ("GIT_ATTR_NOSYSTEM", "1".into()),
@@ -291,13 +286,6 @@ fn reference(branch: &Branch) -> String {
     format!("refs/fetched/{}", branch.name)
 }
 
-fn memory(text: &[u8]) -> Result<fs::File, GitError> {
-    use std::io::Seek as _;
-    let mut file = crate::child::sealed("git", text).map_err(broken)?;
-    file.rewind().map_err(broken)?;
-    Ok(file)
-}
-
 impl Repositories {
     async fn read_tip(
         &self,
@@ -357,17 +345,12 @@ impl Repositories {
         time: Duration,
     ) -> Result<bool, GitError> {
         let copy = self.open(&branch.repository, time).await?;
-        if copy.resolve(commit.as_str()).await.is_err()
-            || copy.resolve(ancestor.as_str()).await.is_err()
-        {
-            return Ok(false);
-        }
-        let mut call = Call::new(["rev-list", "--count", "--max-count=1"]);
-        // What the ancestor has and the commit does not.
+        let mut call = Call::new(["merge-base", "--is-ancestor"]);
         call.words
-            .extend([ancestor.as_str().into(), format!("^{commit}").into()]);
-        let out = copy.local(call).await?;
-        Ok(String::from_utf8_lossy(&out).trim() == "0")
+            .extend([ancestor.as_str().into(), commit.as_str().into()]);
+        let ended = copy.run(call.words, call.environment, Input::Nothing, Ending::Kill);
+        // It ends with 1 for no, and with 128 for a commit that is not known.
+        Ok(ended.await?.status.success())
     }
 }
 

@@ -5,7 +5,6 @@
 //! key goes to an `ssh-agent` of the call's own through its standard input; git's ssh asks that agent, and
 //! takes no server whose key is not the one that was given.
 
-use std::ffi::OsString;
 use std::fs::File;
 use std::path::Path;
 use std::path::PathBuf;
@@ -31,7 +30,6 @@ use crate::config::GitPrograms;
 /// The server and how it is spoken to.
 pub(super) struct Access {
     config: Zeroizing<String>,
-    environment: Vec<(&'static str, OsString)>,
     /// Ends the key's agent.
     _agent: Option<KeyAgent>,
 }
@@ -57,11 +55,7 @@ impl Access {
     ) -> Result<Self, GitError> {
         let address = branch.repository.as_str();
         let mut config = Zeroizing::new(common(address, programs.ca_file.as_deref()));
-        let mut access = Self {
-            config: Zeroizing::default(),
-            environment: Vec::new(),
-            _agent: None,
-        };
+        let mut agent = None;
         match login {
             GitLogin::Nobody => {}
             GitLogin::Password { user, password } => {
@@ -81,23 +75,20 @@ impl Access {
                     deadline,
                 };
                 let socket = folder.path().join("agent");
-                access._agent = Some(keys.start(&socket).await?);
+                agent = Some(keys.start(&socket).await?);
                 keys.add(&socket, key.reveal()).await?;
                 config.push_str(&ssh(programs, folder.path(), &socket)?);
             }
         }
-        access.config = config;
-        Ok(access)
+        Ok(Self {
+            config,
+            _agent: agent,
+        })
     }
 
     /// Makes the configuration as a file in memory.
     pub(super) fn config(&self) -> Result<File, GitError> {
         child::sealed("git-config", self.config.as_bytes()).map_err(broken)
-    }
-
-    /// Returns what the program needs beside it; no secret.
-    pub(super) fn environment(&self) -> Vec<(&'static str, OsString)> {
-        self.environment.clone()
     }
 }
 
@@ -197,7 +188,7 @@ impl Keys<'_> {
             program: &program,
             words: ["-q".into(), "-".into()].into(),
             environment: vec![("SSH_AUTH_SOCK", socket.into())],
-            input: Input::Standard(super::memory(&text)?),
+            input: Input::Standard(child::sealed("key", &text).map_err(broken)?),
             ending: Ending::Kill,
             time: self.left(),
         };
