@@ -22,8 +22,11 @@ use super::state;
 use super::state::Is;
 use crate::backoff::Patience;
 use crate::backoff::cluster_trouble;
+use crate::class::Class;
 use crate::object::ObjectId;
 use crate::object::at;
+use crate::object::text;
+use crate::ports::ClusterError;
 use crate::ports::CommitId;
 use crate::ports::GitLogin;
 use crate::ports::Observation;
@@ -32,6 +35,7 @@ use crate::ports::Scope;
 use crate::ports::Write;
 use crate::principal::Actor;
 use crate::spec::Flux;
+use crate::spec::FluxName;
 
 /// How a commit stands to ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,18 +70,13 @@ pub enum Stand {
 
 /// Waits for Flux on behalf of one commit.
 pub struct Waiter<'a> {
-    /// The spec.
-    pub flux: &'a Flux,
-    /// Our commit.
-    pub commit: &'a CommitId,
-    /// As whom.
-    pub actor: &'a Actor,
-    /// Who we are to the Git server.
-    pub login: &'a GitLogin,
-    /// The ports.
-    pub ports: &'a Ports,
+    flux: &'a Flux,
+    commit: &'a CommitId,
+    actor: &'a Actor,
+    login: &'a GitLogin,
+    ports: &'a Ports,
     /// Makes our requests differ from all others.
-    pub token: String,
+    token: String,
     ages: Mutex<BTreeMap<CommitId, Age>>,
 }
 
@@ -106,17 +105,16 @@ impl<'a> Waiter<'a> {
         }
     }
 
-    /// Asks all sources and waits until each serves our commit or a later one; returns the later one.
+    /// Asks all sources and waits until each serves our commit or a later one.
     ///
     /// # Errors
     /// The cluster, the end of the run, or a branch that lost our commit.
-    pub async fn sources(&self, patience: &Patience<'_>) -> Result<Option<CommitId>, FluxError> {
+    pub async fn sources(&self, patience: &Patience<'_>) -> Result<(), FluxError> {
         let ids: Vec<ObjectId> = self.ids(Kind::Source, &self.flux.sources);
         for id in &ids {
             self.request(id, patience).await?;
         }
         let mut seen = self.seen(&ids);
-        let mut later = None;
         loop {
             let mut open = None;
             for id in &ids {
@@ -126,14 +124,13 @@ impl<'a> Waiter<'a> {
                     None => Age::Before,
                 };
                 match age {
-                    Age::Ours => {}
-                    Age::After => later = served,
+                    Age::Ours | Age::After => {}
                     Age::Before => open = Some(id),
                     Age::Apart => return Err(self.lost()),
                 }
             }
             let Some(open) = open else {
-                return Ok(later);
+                return Ok(());
             };
             self.tell_trouble(open, &seen, patience);
             seen.next(&format!("{open} to fetch our commit"), patience)
@@ -222,7 +219,7 @@ impl<'a> Waiter<'a> {
         }
     }
 
-    fn ids(&self, kind: Kind, names: &[crate::spec::FluxName]) -> Vec<ObjectId> {
+    fn ids(&self, kind: Kind, names: &[FluxName]) -> Vec<ObjectId> {
         names.iter().map(|name| kind.id(name)).collect()
     }
 
@@ -353,7 +350,7 @@ impl<'a> Waiter<'a> {
         match sent {
             Ok(_) => Ok(()),
             // The same request again is no other one.
-            Err(crate::ports::ClusterError::Unanswered { .. }) => {
+            Err(ClusterError::Unanswered { .. }) => {
                 let again = send().await;
                 again.map(drop).map_err(wrong())
             }
@@ -413,19 +410,17 @@ impl Seen {
                     self.objects.remove(&id);
                     return Ok(());
                 }
-                Some(Observation::Trouble { reason, class, .. })
-                    if class != crate::class::Class::Upstream =>
-                {
+                Some(Observation::Trouble { reason, class, .. }) if class != Class::Upstream => {
                     return Err(FluxError::Cluster {
                         what: format!("waiting for {what}"),
-                        source: crate::ports::ClusterError::Unexpected { reason },
+                        source: ClusterError::Unexpected { reason },
                     });
                 }
                 Some(Observation::Synced(_) | Observation::Trouble { .. }) => {}
                 None => {
                     return Err(FluxError::Cluster {
                         what: format!("waiting for {what}"),
-                        source: crate::ports::ClusterError::Unexpected {
+                        source: ClusterError::Unexpected {
                             reason: "the watch ended".to_owned(),
                         },
                     });
@@ -436,7 +431,6 @@ impl Seen {
 }
 
 fn is(id: &ObjectId, object: &Value) -> bool {
-    use crate::object::text;
     text(object, &["kind"]) == id.gvk.kind
         && text(object, &["metadata", "name"]) == id.name
         && Some(text(object, &["metadata", "namespace"])) == id.namespace.as_deref()

@@ -51,7 +51,7 @@ pub(super) struct Delivery<'a, 'b> {
 
 /// How Flux and the workloads ended.
 enum End {
-    Ready(usize, Vec<String>),
+    Ready(usize),
     Failed(String, Vec<Cause>),
     TimedOut(Vec<Cause>),
     Stopped,
@@ -119,7 +119,7 @@ impl Delivery<'_, '_> {
             let all_ready = stands.iter().all(|(_, stand, _)| *stand == Stand::Ready);
             if all_ready && judged.as_ref() == Some(&objects) {
                 let count = objects.len() + self.own.len();
-                return End::Ready(count, Vec::new());
+                return End::Ready(count);
             }
             stands = match self.side_by_side(waiter, &stands, &objects).await {
                 Ok(Ok(next)) => next,
@@ -253,11 +253,11 @@ impl Delivery<'_, '_> {
         let name = &self.permit.request().spec.name;
         let short = commit.short();
         match end {
-            End::Ready(count, warnings) => Verdict::succeeded(
+            End::Ready(count) => Verdict::succeeded(
                 format!(
                     "{name} is deployed through Flux: commit {short} is applied, {count} objects are ready"
                 ),
-                warnings,
+                Vec::new(),
             ),
             End::Failed(what, causes) => {
                 let why = causes
