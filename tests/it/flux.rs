@@ -184,11 +184,9 @@ async fn an_image_that_is_not_there_is_named_and_the_commit_taken_back() -> Resu
 #[tokio::test]
 async fn what_flux_cannot_build_is_told_in_its_own_words() -> Result<()> {
     let shop = Shop::new("flux-broken", |world| world.stand.busybox()).await?;
-    let broken = format!("{}\n# x\n---\nkind: [\n", shop.file().await?);
     shop.repository
         .commit("main", &[("apps/broken.yaml", "kind: 1\n")], "Break it")
         .await?;
-    drop(broken);
     let done = shop.deploy(&shop.spec(&shop.missing(), "")).await?;
     ensure!(status(&done)? == "failed", "{}", shown(&done));
     ensure!(

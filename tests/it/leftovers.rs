@@ -32,27 +32,33 @@ async fn met(world: &World, before: usize) -> Result<()> {
     .await
 }
 
-#[tokio::test]
-async fn an_app_can_be_deployed_soon_after_a_kill_in_its_rotation() -> Result<()> {
+/// Makes a site whose agent is in the middle of a rotation: it waits for the credential.
+async fn held_in_a_rotation(name: &str) -> Result<Site> {
     let setup = Setup {
         life: "1h",
         longest: "24h",
         rotate: "{}",
         used: Used::ByNobody,
     };
-    let mut site = Site::new("lockleft", setup).await?;
+    let site = Site::new(name, setup).await?;
     let before = site.world.vault.met();
     site.world.vault.set_for("/v1/database/creds/", HELD);
     site.ask().await?;
     met(&site.world, before).await?;
-    let lock = [
-        "get",
-        "lease",
-        "quaymaster-app",
-        "-o",
-        "jsonpath={.spec.holderIdentity}",
-    ];
-    ensure!(!site.world.kubectl(&lock).await?.is_empty(), "it is locked");
+    Ok(site)
+}
+
+/// Who holds the lock of the app.
+async fn holder(site: &Site) -> Result<String> {
+    let path = "jsonpath={.spec.holderIdentity}";
+    let words = ["get", "lease", "quaymaster-app", "-o", path];
+    site.world.kubectl(&words).await
+}
+
+#[tokio::test]
+async fn an_app_can_be_deployed_soon_after_a_kill_in_its_rotation() -> Result<()> {
+    let mut site = held_in_a_rotation("lockleft").await?;
+    ensure!(!holder(&site).await?.is_empty(), "it is locked");
     site.world.kill_agent().await?;
     site.world.vault.set(Fault::None);
     site.world.start_agent().await?;
@@ -74,17 +80,7 @@ async fn an_app_can_be_deployed_soon_after_a_kill_in_its_rotation() -> Result<()
 
 #[tokio::test]
 async fn a_lock_of_another_agent_or_run_is_left_alone() -> Result<()> {
-    let setup = Setup {
-        life: "1h",
-        longest: "24h",
-        rotate: "{}",
-        used: Used::ByNobody,
-    };
-    let mut site = Site::new("lockkept", setup).await?;
-    let before = site.world.vault.met();
-    site.world.vault.set_for("/v1/database/creds/", HELD);
-    site.ask().await?;
-    met(&site.world, before).await?;
+    let mut site = held_in_a_rotation("lockkept").await?;
     site.world.kill_agent().await?;
     let taken = json!({ "spec": { "holderIdentity": "r-of-somebody-else" } }).to_string();
     let words = [
@@ -113,14 +109,7 @@ async fn a_lock_of_another_agent_or_run_is_left_alone() -> Result<()> {
         },
     )
     .await?;
-    let lock = [
-        "get",
-        "lease",
-        "quaymaster-app",
-        "-o",
-        "jsonpath={.spec.holderIdentity}",
-    ];
-    let holder = site.world.kubectl(&lock).await?;
+    let holder = holder(&site).await?;
     ensure!(holder == "r-of-somebody-else", "the lock is of {holder}");
     Ok(())
 }

@@ -129,6 +129,26 @@ fn print(count: usize, theirs: &Seen, ours: &Seen, at_one: Option<&(Seen, String
     row("resident memory, 1 s freshness", "-", &quick.memory, goal);
 }
 
+/// Changes secrets one after the other; tells how long each took until `arrives` had its value.
+async fn changes(
+    world: &World,
+    names: &[String],
+    (times, pass): (u32, &str),
+    arrives: impl AsyncFn(&str, &str) -> Result<Instant>,
+) -> Result<String> {
+    let arrives = &arrives;
+    let changes = spread(names, times).map(async |(number, name)| {
+        pause(GAP * number).await;
+        let began = Instant::now();
+        let value = format!("{pass}-{number}");
+        managed::put(world, name, &value).await?;
+        let at = arrives(name, &value).await?;
+        anyhow::Ok(at.saturating_duration_since(began))
+    });
+    let mut took = futures::future::try_join_all(changes).await?;
+    Ok(managed::words(&mut took))
+}
+
 async fn ours(
     world: &World,
     names: &[String],
@@ -144,17 +164,11 @@ async fn ours(
     if let Whole::Changes { times } = whole {
         seen.load = managed::load(pid, COUNTED).await?;
         seen.requests = managed::requests(world).await?;
-        let changes = spread(names, times).map(async |(number, name)| {
-            pause(GAP * number).await;
-            let began = Instant::now();
-            let value = format!("{pass}-{number}");
-            managed::put(world, name, &value).await?;
+        seen.changes = changes(world, names, (times, pass), async |name, value| {
             let secret = format!("app-{name}");
-            let at = arrivals.until(&secret, &value, ARRIVES).await?;
-            anyhow::Ok(at.saturating_duration_since(began))
-        });
-        let mut took = futures::future::try_join_all(changes).await?;
-        seen.changes = managed::words(&mut took);
+            arrivals.until(&secret, value, ARRIVES).await
+        })
+        .await?;
     }
     Ok(seen)
 }
@@ -203,16 +217,10 @@ async fn theirs(world: &World, names: &[String], whole: Whole) -> Result<Seen> {
         seen.load = managed::load(pid, COUNTED).await?;
         seen.requests = managed::requests(world).await?;
         let beside = &agent;
-        let changes = spread(names, times).map(async |(number, name)| {
-            pause(GAP * number).await;
-            let began = Instant::now();
-            let value = format!("theirs-{number}");
-            managed::put(world, name, &value).await?;
-            let at = beside.until(name, &value, ARRIVES).await?;
-            anyhow::Ok(at.saturating_duration_since(began))
-        });
-        let mut took = futures::future::try_join_all(changes).await?;
-        seen.changes = managed::words(&mut took);
+        seen.changes = changes(world, names, (times, "theirs"), async |name, value| {
+            beside.until(name, value, ARRIVES).await
+        })
+        .await?;
     }
     agent.kill().await?;
     Ok(seen)
