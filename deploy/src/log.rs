@@ -75,6 +75,17 @@ impl RunLog {
         self.with(|inner| inner.hushed = true);
     }
 
+    /// Forgets what only a run that is on needs: the secret values, and which lines were told lately.
+    /// Takes nothing more.
+    pub fn close(&self) {
+        self.with(|inner| {
+            inner.hushed = true;
+            inner.recent = BTreeMap::new();
+            inner.redactor = Redactor::default();
+            inner.events.shrink_to_fit();
+        });
+    }
+
     fn with<T>(&self, act: impl FnOnce(&mut Inner) -> T) -> T {
         // A panic while holding the lock leaves whole events behind, so the data is good.
         act(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner))
@@ -321,6 +332,17 @@ mod tests {
             | Body::End { .. } => None,
         };
         log.since(0).into_iter().filter_map(text).collect()
+    }
+
+    #[test]
+    fn a_closed_log_is_readable_and_takes_nothing_more() {
+        let log = RunLog::new(Arc::new(ManualClock::at_unix(1_000)));
+        log.learn(&Secret::new(b"hunter2-hunter2".to_vec()));
+        log.info("with hunter2-hunter2");
+        log.close();
+        log.info("hunter2-hunter2 again");
+        assert_eq!(texts(&log), ["with [redacted]"]);
+        assert_eq!(log.clean("hunter2-hunter2"), "hunter2-hunter2", "forgotten");
     }
 
     #[test]

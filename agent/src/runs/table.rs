@@ -1,7 +1,8 @@
 //! Runs in memory: those that are on, and the newest of those that ended, with their logs.
 //!
-//! Private to [`super`]. Bounded: older reports come from the journal, older logs are gone. Locks
-//! are held for map operations only.
+//! Private to [`super`]. Bounded: older reports come from the journal, older logs are gone. Runs that
+//! the agent itself began are many and rarely asked about: few of them are kept, and they take no
+//! place from those of jobs. Locks are held for map operations only.
 
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
@@ -15,6 +16,7 @@ use deploy::log::RunLog;
 use deploy::ports::Clock;
 use proto::event::Body;
 use proto::ids::RunId;
+use proto::report::Mode;
 use proto::report::Report;
 use proto::report::Status;
 use tokio::sync::watch;
@@ -22,12 +24,18 @@ use tokio_util::sync::CancellationToken;
 
 use super::settled;
 
-/// So many ended runs are kept in memory.
-const KEPT_RUNS: usize = 1_000;
+/// What is kept of the ended runs of jobs.
+const OF_JOBS: Room = Room {
+    runs: 1_000,
+    log_bytes: 8 << 20,
+};
+/// What is kept of the ended runs of rotation.
+const OF_ROTATION: Room = Room {
+    runs: 50,
+    log_bytes: 1 << 20,
+};
 /// How far apart the events of a run are numbered before and after a restart: more than a log holds.
 const SEQ_STEP: u64 = 1_000_000;
-/// About so many bytes of logs of ended runs are kept in memory.
-const KEPT_LOG_BYTES: usize = 8 << 20;
 
 /// A run as a caller finds it: its report now and later, and its log where it is still there.
 #[derive(Clone)]
@@ -169,9 +177,22 @@ struct Ended {
 #[derive(Default)]
 struct Rows {
     live: BTreeMap<RunId, Live>,
-    ended: BTreeMap<RunId, Ended>,
     /// Runs that the next process goes on with; kept so that their readers wait instead of ending.
     shelved: BTreeMap<RunId, Live>,
+    of_jobs: Shelf,
+    of_rotation: Shelf,
+}
+
+/// How many ended runs are kept, and about how many bytes of their logs.
+struct Room {
+    runs: usize,
+    log_bytes: usize,
+}
+
+/// Ended runs of one kind, oldest first in `order`.
+#[derive(Default)]
+struct Shelf {
+    ended: BTreeMap<RunId, Ended>,
     order: VecDeque<RunId>,
     log_bytes: usize,
 }
@@ -218,6 +239,8 @@ impl Table {
     pub(super) fn end(&self, live: &Live, report: Report) {
         let id = report.id.clone();
         let log_bytes = log_bytes(&live.log);
+        let mode = report.mode;
+        live.log.close();
         live.report.send_replace(Arc::new(report));
         let ended = Ended {
             owner: live.owner.clone(),
@@ -226,7 +249,12 @@ impl Table {
         };
         let count = self.with(|rows| {
             rows.live.remove(&id);
-            rows.keep(id, ended);
+            match mode {
+                Mode::Deploy | Mode::DryRun | Mode::Rollback => {
+                    rows.of_jobs.keep(id, ended, &OF_JOBS);
+                }
+                Mode::Rotation => rows.of_rotation.keep(id, ended, &OF_ROTATION),
+            }
             rows.live.len()
         });
         self.active.send_replace(count);
@@ -248,7 +276,8 @@ impl Table {
             if let Some(live) = rows.live.get(id).or_else(|| rows.shelved.get(id)) {
                 return Some((live.owner.clone(), live.reader()));
             }
-            let ended = rows.ended.get(id)?;
+            let ended = rows.of_jobs.ended.get(id);
+            let ended = ended.or_else(|| rows.of_rotation.ended.get(id))?;
             Some((ended.owner.clone(), ended.run.clone()))
         })
     }
@@ -266,12 +295,12 @@ impl Table {
     }
 }
 
-impl Rows {
-    fn keep(&mut self, id: RunId, ended: Ended) {
+impl Shelf {
+    fn keep(&mut self, id: RunId, ended: Ended, room: &Room) {
         self.log_bytes += ended.log_bytes;
         self.order.push_back(id.clone());
         self.ended.insert(id, ended);
-        while self.order.len() > KEPT_RUNS {
+        while self.order.len() > room.runs {
             if let Some(gone) = self.order.pop_front().and_then(|id| self.ended.remove(&id)) {
                 self.log_bytes -= gone.log_bytes;
             }
@@ -279,7 +308,7 @@ impl Rows {
         // The newest keeps its log whatever its size: its readers are still here.
         let older = self.order.len().saturating_sub(1);
         for id in self.order.iter().take(older) {
-            if self.log_bytes <= KEPT_LOG_BYTES {
+            if self.log_bytes <= room.log_bytes {
                 return;
             }
             if let Some(row) = self.ended.get_mut(id) {

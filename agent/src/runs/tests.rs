@@ -201,3 +201,29 @@ async fn a_run_that_the_agent_cuts_is_interrupted_and_one_that_the_caller_cancel
     assert_eq!(report.status, Status::Interrupted);
     assert_eq!(report.code, Some(Code::Interrupted));
 }
+
+#[tokio::test]
+async fn runs_of_rotation_are_forgotten_soon_and_take_no_place_from_jobs() {
+    let bench = bench(8);
+    let job = bench.start(ends(Status::Succeeded)).await;
+    bench.runs.idle().await;
+    let mut rotations = Vec::new();
+    for _ in 0..60 {
+        let work: Work = Box::new(|tools| {
+            async move {
+                let mut report = report(&tools.id, Status::Succeeded);
+                report.mode = Mode::Rotation;
+                report
+            }
+            .boxed()
+        });
+        rotations.push(bench.start(work).await);
+        bench.runs.idle().await;
+    }
+    let has_log = async |id: &RunId| bench.run(id).await.log().is_some();
+    assert!(has_log(&job).await);
+    assert!(!has_log(&rotations[0]).await);
+    assert!(has_log(&rotations[59]).await);
+    let first = bench.done(&rotations[0]).await;
+    assert_eq!(first.status, Status::Succeeded, "the journal has it");
+}
