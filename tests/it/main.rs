@@ -27,6 +27,7 @@ mod lifecycle;
 mod locks;
 mod manifests;
 mod matrix;
+mod moving;
 mod outages;
 mod pages;
 mod plans;

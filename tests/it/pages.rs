@@ -59,6 +59,7 @@ fn every_sample_of_a_spec_is_one() -> Result<()> {
     let pages = [
         ("docs/spec.md", 9),
         ("docs/flux.md", 1),
+        ("docs/moving.md", 4),
         ("docs/rotation.md", 1),
         ("README.md", 1),
     ];
