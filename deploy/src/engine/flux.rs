@@ -310,17 +310,21 @@ pub(super) async fn revert(
     };
     let back = delivery.verdict(&commit).await;
     let short = commit.short();
-    match back.status {
-        Status::Succeeded => {
-            let what = format!("; commit {short} takes it back and is ready");
-            told(failed, Status::RolledBack, &what)
-        }
-        _ => {
-            let what = format!(
+    let (status, what) = match back.status {
+        Status::Succeeded => (
+            Status::RolledBack,
+            format!("; commit {short} takes it back and is ready"),
+        ),
+        _ => (
+            Status::RollbackFailed,
+            format!(
                 "; commit {short} takes it back, but {}",
                 back.message.replace(KEPT, "")
-            );
-            told(failed, Status::RollbackFailed, &what)
-        }
-    }
+            ),
+        ),
+    };
+    let mut all = told(failed, status, &what);
+    all.causes.extend(back.causes);
+    all.warnings.extend(back.warnings);
+    all
 }

@@ -170,7 +170,8 @@ impl Pusher<'_> {
         }
     }
 
-    /// Puts back what a commit of ours replaced, where nobody has changed the files since.
+    /// Puts back what a commit of ours replaced, where nobody has changed the files since. Where somebody has
+    /// put it back already, theirs is the commit.
     ///
     /// # Errors
     /// As for [`Self::push`], and a file that somebody else changed.
@@ -183,6 +184,10 @@ impl Pusher<'_> {
         let mut backoff = Backoff::new(patience.seed);
         for _ in 0..TRIES {
             let tip = scene::tip(self.flux, self.login, self.ports, patience).await?;
+            let mut old = before.old.iter();
+            if old.all(|(path, old)| tip.files.get(path) == Some(old)) {
+                return Ok(tip.commit);
+            }
             let changed = before
                 .new
                 .iter()

@@ -305,3 +305,41 @@ async fn secrets_are_written_before_the_commit() {
     assert!(stage.fakes.cluster.secret_keys("app-db").is_some());
     assert_eq!(head(&stage).1, file("2"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn source_that_never_fetches_is_told_with_what_it_said_last() {
+    let stage = stage();
+    let said = json!({ "conditions": [{ "type": "Ready", "status": "False",
+        "reason": "GitOperationFailed", "message": "no route to host" }] });
+    let object = stage.fakes.cluster.object(&source()).expect("it is there");
+    set(&stage, &source(), &object["spec"], &said);
+    let spec = SPEC.replace(", on_failure: revert", "");
+    let report = stage.run(&spec, "", Mode::Deploy).await;
+    assert_eq!(report.code, Some(Code::RolloutTimeout), "{report:?}");
+    assert_eq!(report.causes[0].kind, "flux_late");
+    let evidence = report.causes[0].evidence.join("; ");
+    assert!(
+        evidence.contains("GitOperationFailed: no route to host"),
+        "{evidence}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn commit_that_somebody_has_taken_back_already_is_not_taken_back_again() {
+    let stage = stage();
+    let bad = SPEC.replace("web:2", "web:bad");
+    let by_hand = async {
+        while head(&stage).1 != file("bad") {
+            tokio::task::yield_now().await;
+        }
+        // Before the push that would take it back.
+        stage.fakes.git.race(file("1"));
+        std::future::pending::<()>().await;
+    };
+    let report = tokio::select! {
+        report = run(&stage, &bad, Mode::Deploy) => report,
+        () = by_hand => panic!("it never ends"),
+    };
+    assert_eq!(report.status, Status::RolledBack, "{report:?}");
+    assert_eq!(head(&stage).0, "somebody else");
+}
