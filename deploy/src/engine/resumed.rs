@@ -21,7 +21,7 @@ use super::book;
 use super::book::App;
 use super::course;
 use super::course::Course;
-use super::gate;
+use super::line;
 use super::make_plan;
 use super::scene;
 use super::told;
@@ -103,19 +103,19 @@ async fn go_on(
         | Progress::Supplied { fence }
         | Progress::Applied { fence, .. } => *fence,
     };
-    let mut gate = gate(&permit, tools);
-    let lock = match gate.look(patience).await {
-        Ok(seen) if seen.is_untouched_since(tools.id.as_str(), fence) => {
-            gate.take(&seen, patience).await
+    let mut line = line(&permit, tools);
+    let locks = match line.look(patience).await {
+        Ok(seen) if seen.app.is_untouched_since(tools.id.as_str(), fence) => {
+            line.take(&seen, patience).await
         }
         Ok(_) => Ok(None),
         Err(error) => Err(error),
     };
-    match lock {
-        Ok(Some(lock)) => {
-            let reins = lock.reins();
+    match locks {
+        Ok(Some(locks)) => {
+            let reins = locks.reins();
             let work = carry_on(permit, brief, progress, reins, tools, patience, told);
-            lock.hold(patience, work.boxed()).await
+            locks.hold(patience, work).await
         }
         Ok(None) => match progress {
             Progress::Planned => interrupted("nothing was written"),

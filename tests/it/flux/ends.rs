@@ -192,3 +192,27 @@ async fn way_back_that_fails_is_told_beside_what_failed_first() -> Result<()> {
     ensure!(shop.file().await? == theirs, "{}", done.log);
     Ok(())
 }
+
+#[tokio::test]
+async fn two_apps_on_the_same_files_go_one_after_the_other() -> Result<()> {
+    let shop = Shop::new("flux-line", missing).await?;
+    let spec = shop.spec(&shop.good(), "");
+    let other = spec.replace("name: shop\n", "name: other\n");
+    let (one, two) = futures::join!(shop.deploy(&spec), shop.deploy(&other));
+    let (one, two) = (one?, two?);
+    for done in [&one, &two] {
+        ensure!(done.status() == 200, "{}", shown(done));
+    }
+    let (holder, waiter) = if one.log.contains("waiting in line") {
+        (&two, &one)
+    } else {
+        (&one, &two)
+    };
+    let words = format!("is locked by run {}", holder.id);
+    ensure!(waiter.log.contains(&words), "{words}: {}", waiter.log);
+    ensure!(waiter.log.contains("apps on branch main"), "{}", waiter.log);
+    // What the first has pushed is what the second wants.
+    ensure!(waiter.log.contains("no commit"), "{}", waiter.log);
+    ensure!(shop.commits().await? == 2, "{}", waiter.log);
+    Ok(())
+}

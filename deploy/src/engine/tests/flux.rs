@@ -307,6 +307,31 @@ async fn secrets_are_written_before_the_commit() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn two_apps_on_the_same_files_are_judged_one_after_the_other() {
+    let stage = stage();
+    let other = SPEC
+        .replace("name: app", "name: other")
+        .replace("web:2", "web:3");
+    let both = async {
+        let runs = (
+            stage.run(SPEC, "", Mode::Deploy),
+            stage.run(&other, "", Mode::Deploy),
+        );
+        futures::join!(runs.0, runs.1)
+    };
+    let (one, two) = tokio::select! {
+        both = both => both,
+        () = play(&stage) => panic!("Flux ended"),
+    };
+    assert_eq!(one.status, Status::Succeeded, "{one:?}");
+    assert_eq!(two.status, Status::Succeeded, "{two:?}");
+    let text = stage.text();
+    let waits = format!("apps on {} is locked by run", branch());
+    assert!(text.contains(&waits), "{text}");
+    assert!(!text.contains("somebody else pushed meanwhile"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn source_that_never_fetches_is_told_with_what_it_said_last() {
     let stage = stage();
     let said = json!({ "conditions": [{ "type": "Ready", "status": "False",
