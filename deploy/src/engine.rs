@@ -208,7 +208,7 @@ async fn alone(
         let values = draft.as_ref();
         let planned = plan_for(permit, wanted, &observed, values, &set, tools, patience).await;
         let kept = match planned {
-            Ok(plan) => keep(&plan, &observed, &leftovers, tools)
+            Ok(plan) => keep(&plan, &observed, &leftovers, fleet.as_deref(), tools)
                 .map(|saved| (plan, saved))
                 .map_err(|problem| *problem),
             Err(problem) => Err(problem),
@@ -392,6 +392,7 @@ fn keep(
     plan: &Plan,
     observed: &BTreeMap<ObjectId, Live>,
     leftovers: &[Leftover],
+    fleet: Option<&Fleet>,
     tools: &Tools<'_>,
 ) -> Result<Option<SavedPlan>, Box<Problem>> {
     let request = plan.permit().request();
@@ -400,7 +401,9 @@ fn keep(
     }
     let made = format!("{:.3}", tools.ports.clock.now());
     let going = prune::going(&request.spec.rollout, leftovers);
-    let now = saved::of(plan, observed, going, &tools.id, made);
+    let files = fleet.map(|fleet| fleet.saved(plan.permit()));
+    let files = files.unwrap_or_default();
+    let now = saved::of(plan, observed, going, files, &tools.id, made);
     if let Some(reviewed) = &request.binding.plan {
         let moved = saved::differences(reviewed, &now);
         if !moved.is_empty() {

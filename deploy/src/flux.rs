@@ -123,6 +123,14 @@ pub enum FluxError {
         /// The file.
         file: String,
     },
+    /// A file was changed by somebody else after the plan that the caller has reviewed.
+    #[error(
+        "{file} was changed by somebody after the plan, while our commit was on its way; nothing was pushed"
+    )]
+    Moved {
+        /// The file.
+        file: String,
+    },
     /// The run was stopped.
     #[error("the run was stopped")]
     Stopped,

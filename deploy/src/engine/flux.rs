@@ -14,6 +14,7 @@ use proto::error::Problem;
 use proto::event::Stage;
 use proto::report::Status;
 use proto::report::Step;
+use proto::report::saved::SavedStep;
 
 use self::delivery::Delivery;
 use super::Tools;
@@ -169,6 +170,14 @@ impl Fleet {
         let steps = seen.steps(flux);
         self.scene = Some(seen);
         Ok(steps)
+    }
+
+    /// Writes down the files as they were seen, for a plan that is saved.
+    pub(super) fn saved(&self, permit: &Permit) -> Vec<SavedStep> {
+        let flux = permit.request().spec.flux.as_deref();
+        let seen = self.scene.as_ref().zip(flux);
+        seen.map(|(scene, flux)| scene.saved(flux))
+            .unwrap_or_default()
     }
 
     /// Says whether there is a commit to make.

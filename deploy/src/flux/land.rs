@@ -75,6 +75,7 @@ impl Pusher<'_> {
             mut edited,
             ..
         } = scene;
+        let reviewed = edited.files.clone();
         let mut backoff = Backoff::new(patience.seed);
         for _ in 0..TRIES {
             if edited.files.is_empty() {
@@ -92,10 +93,25 @@ impl Pusher<'_> {
             pause(backoff.step().min(PAUSE), patience).await?;
             (tip, edited) =
                 scene::edit(self.permit, self.flux, self.login, self.ports, patience).await?;
+            self.holds(&reviewed, &edited.files)?;
         }
         Err(FluxError::Busy {
             branch: self.flux.branch.to_string(),
             times: TRIES,
+        })
+    }
+
+    /// Where the caller has reviewed a plan, what is pushed is what that plan showed.
+    fn holds(&self, reviewed: &Files, now: &Files) -> Result<(), FluxError> {
+        if self.permit.request().binding.plan.is_none() || reviewed == now {
+            return Ok(());
+        }
+        let paths = reviewed.keys().chain(now.keys());
+        let moved = paths
+            .into_iter()
+            .find(|path| reviewed.get(*path) != now.get(*path));
+        Err(FluxError::Moved {
+            file: moved.cloned().unwrap_or_default(),
         })
     }
 

@@ -31,6 +31,8 @@ pub fn of_flux(error: &FluxError) -> Problem {
         FluxError::Journal(error) => of_journal(error),
         FluxError::Changed { .. } => Problem::new(Code::RolloutFailed, detail)
             .hint("put the images back by hand, keeping what the other commit changed"),
+        FluxError::Moved { .. } => Problem::new(Code::PlanChanged, detail)
+            .hint("look at the new plan, and save it: quaymaster plan --save FILE"),
         FluxError::Stopped => Problem::new(Code::Cancelled, detail),
         FluxError::Late { .. } => Problem::new(Code::RolloutTimeout, detail)
             .hint("look at `flux get all -A`; raise rollout.timeout if Flux only needs longer"),

@@ -368,3 +368,46 @@ async fn commit_that_somebody_has_taken_back_already_is_not_taken_back_again() {
     assert_eq!(report.status, Status::RolledBack, "{report:?}");
     assert_eq!(head(&stage).0, "somebody else");
 }
+
+/// As [`Stage::run`], held to a plan.
+async fn run_as_planned(stage: &Stage, plan: &Report) -> Report {
+    let files = BTreeMap::from([("quaymaster.yaml".to_owned(), SPEC.as_bytes().to_vec())]);
+    let mut request = request::read(&Bundle { files }, Mode::Deploy).expect("the bundle is valid");
+    request.binding.plan.clone_from(&plan.plan);
+    assert!(request.binding.plan.is_some());
+    tokio::select! {
+        report = stage.run_asked(request) => report,
+        () = play(stage) => panic!("Flux ended"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn saved_plan_is_refused_when_an_edited_file_moved() {
+    let stage = stage();
+    let plan = run(&stage, SPEC, Mode::DryRun).await;
+    let mut theirs = file("1");
+    theirs.insert("other".to_owned(), b"theirs".to_vec());
+    stage.fakes.git.put(&branch(), &theirs, "other files");
+    let moved = Files::from([(
+        PATH.to_owned(),
+        [&*file("1")[PATH], &b"# more\n"[..]].concat(),
+    )]);
+    let good = run_as_planned(&stage, &plan).await;
+    assert_eq!(good.status, Status::Succeeded, "{good:?}");
+
+    let stage = self::stage();
+    let plan = run(&stage, SPEC, Mode::DryRun).await;
+    stage.fakes.git.put(&branch(), &moved, "theirs");
+    let report = run_as_planned(&stage, &plan).await;
+    assert_eq!(report.code, Some(Code::PlanChanged), "{report:?}");
+    assert!(report.message.contains(PATH), "{}", report.message);
+    assert_eq!(head(&stage).1, moved);
+
+    // Also where it moves while the commit is on its way.
+    let stage = self::stage();
+    let plan = run(&stage, SPEC, Mode::DryRun).await;
+    stage.fakes.git.race(moved.clone());
+    let report = run_as_planned(&stage, &plan).await;
+    assert_eq!(report.code, Some(Code::PlanChanged), "{report:?}");
+    assert_eq!(head(&stage).1, moved);
+}
