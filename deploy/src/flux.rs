@@ -100,6 +100,14 @@ pub enum FluxError {
         /// Ours.
         commit: String,
     },
+    /// The branch never got our commit.
+    #[error("{branch} does not hold commit {commit}, which was made before the agent was stopped")]
+    Absent {
+        /// The branch.
+        branch: String,
+        /// Ours.
+        commit: String,
+    },
     /// The images have no place in the files.
     #[error("{0}")]
     Edit(EditError),

@@ -31,7 +31,9 @@ use crate::flux::land::Before;
 use crate::flux::land::Pusher;
 use crate::flux::scene;
 use crate::flux::scene::Scene;
+use crate::flux::wait::Pushed;
 use crate::object::AppliedObject;
+use crate::ports::CommitId;
 use crate::ports::GitLogin;
 use crate::ports::Login;
 use crate::ports::Parameters;
@@ -232,6 +234,7 @@ pub(super) async fn deliver(
         permit,
         flux,
         login: &fleet.login,
+        pushed: Pushed::Surely,
         tools,
         patience: Patience {
             stop: &course.reins.watching,
@@ -240,6 +243,32 @@ pub(super) async fn deliver(
         own,
     };
     Some(delivery.verdict(&landed.commit).await)
+}
+
+/// Waits for a commit that a former process has pushed, or was about to. There is no credential any more: what
+/// Flux has tells whether the commit arrived.
+pub(super) async fn go_on(
+    course: &Course<'_>,
+    commit: &CommitId,
+    own: &[AppliedObject],
+    tools: &Tools<'_>,
+    patience: &Patience<'_>,
+) -> Option<Verdict> {
+    let permit = course.plan.permit();
+    let flux = permit.request().spec.flux.as_deref()?;
+    let delivery = Delivery {
+        permit,
+        flux,
+        login: &GitLogin::Nobody,
+        pushed: Pushed::Perhaps,
+        tools,
+        patience: Patience {
+            stop: &course.reins.watching,
+            ..patience.clone()
+        },
+        own,
+    };
+    Some(delivery.verdict(commit).await)
 }
 
 /// The commit's message.
@@ -275,9 +304,13 @@ pub(super) async fn revert(
     patience: &Patience<'_>,
 ) -> Verdict {
     let permit = course.plan.permit();
-    let (Some(flux), Some(fleet)) = (&permit.request().spec.flux, course.fleet.as_deref_mut())
-    else {
+    let Some(flux) = &permit.request().spec.flux else {
         return failed;
+    };
+    let Some(fleet) = course.fleet.as_deref_mut() else {
+        let what = "; the commit was not taken back: the credential of the repository ended with the agent's former \
+                    process";
+        return told(failed, Status::RollbackFailed, what);
     };
     let Some(before) = fleet.before.take() else {
         let message = format!(
@@ -310,6 +343,7 @@ pub(super) async fn revert(
         permit,
         flux,
         login: &fleet.login,
+        pushed: Pushed::Surely,
         tools,
         patience: Patience {
             stop: &course.reins.watching,

@@ -68,10 +68,20 @@ pub enum Stand {
     },
 }
 
+/// Whether a commit is on its branch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pushed {
+    /// The server has said so.
+    Surely,
+    /// A former process was about to push it.
+    Perhaps,
+}
+
 /// Waits for Flux on behalf of one commit.
 pub struct Waiter<'a> {
     flux: &'a Flux,
     commit: &'a CommitId,
+    pushed: Pushed,
     actor: &'a Actor,
     login: &'a GitLogin,
     ports: &'a Ports,
@@ -88,7 +98,7 @@ impl<'a> Waiter<'a> {
     #[must_use]
     pub fn new(
         flux: &'a Flux,
-        commit: &'a CommitId,
+        (commit, pushed): (&'a CommitId, Pushed),
         actor: &'a Actor,
         login: &'a GitLogin,
         ports: &'a Ports,
@@ -97,6 +107,7 @@ impl<'a> Waiter<'a> {
         Self {
             flux,
             commit,
+            pushed,
             actor,
             login,
             ports,
@@ -125,6 +136,7 @@ impl<'a> Waiter<'a> {
                 };
                 match age {
                     Age::Ours | Age::After => {}
+                    Age::Before if self.is_absent(&seen, id) => return Err(self.absent()),
                     Age::Before => open = Some(id),
                     Age::Apart => return Err(self.lost()),
                 }
@@ -317,6 +329,26 @@ impl<'a> Waiter<'a> {
         };
         ages.insert(commit.clone(), age);
         Ok(age)
+    }
+
+    /// Says whether a source has looked at our request and found no commit of ours.
+    fn is_absent(&self, seen: &Seen, id: &ObjectId) -> bool {
+        let asked = seen
+            .objects
+            .get(id)
+            .filter(|_| self.pushed == Pushed::Perhaps);
+        asked.is_some_and(|object| {
+            let ready = state::condition(object, "Ready");
+            let fetched = ready.is_none_or(|ready| ready.status == Is::True);
+            fetched && state::has_handled(object, &self.token)
+        })
+    }
+
+    fn absent(&self) -> FluxError {
+        FluxError::Absent {
+            branch: self.flux.branch.to_string(),
+            commit: self.commit.short().to_owned(),
+        }
     }
 
     fn lost(&self) -> FluxError {

@@ -22,6 +22,9 @@ pub fn of_flux(error: &FluxError) -> Problem {
             .hint("run the job again, or let fewer writers push to the branch at once"),
         FluxError::Lost { .. } => Problem::new(Code::RolloutFailed, detail)
             .hint("look at the history of the branch; run the job again to put the images in once more"),
+        FluxError::Absent { .. } => {
+            Problem::new(Code::Interrupted, detail).hint("run the job again: it makes the commit anew")
+        }
         FluxError::Edit(_) => Problem::new(Code::ImagePlaceMissing, detail).hint(
             "mark the place with an image policy comment, list the image in a kustomization, or name the place \
              under flux.values",

@@ -3,11 +3,16 @@
 //! Used by nobody; the shop is that of [`super`]. Where somebody else has to be there at a certain moment, a hook
 //! of the Git server puts their commit there, so no case depends on who is faster.
 
+use std::time::Duration;
+
+use anyhow::Context as _;
 use anyhow::Result;
 use anyhow::ensure;
 use serde_json::json;
 use tests::stand::git::repository::Moment;
 use tests::submission::Finished;
+use tests::wait::Look;
+use tests::wait::until;
 
 use super::FILE;
 use super::Shop;
@@ -15,6 +20,9 @@ use super::missing;
 use super::shown;
 use super::status;
 use super::web;
+
+/// How long things may take that nobody measures.
+const LONG: Duration = Duration::from_secs(60);
 
 /// Requires a status, a first cause, and words that are told.
 fn ended(done: &Finished, want: &str, cause: &str, words: &[&str]) -> Result<()> {
@@ -214,5 +222,33 @@ async fn two_apps_on_the_same_files_go_one_after_the_other() -> Result<()> {
     // What the first has pushed is what the second wants.
     ensure!(waiter.log.contains("no commit"), "{}", waiter.log);
     ensure!(shop.commits().await? == 2, "{}", waiter.log);
+    Ok(())
+}
+
+#[tokio::test]
+async fn run_goes_on_after_its_agent_was_killed_behind_the_push() -> Result<()> {
+    let mut shop = Shop::new("flux-killed", missing).await?;
+    let away = json!({ "url": "http://127.0.0.1:9/away.git" });
+    shop.patch("gitrepository/shop", away).await?;
+    let spec = shop.spec(&shop.good(), "");
+    let answer = shop.world.post(&[("quaymaster.yaml", &spec)]).await?;
+    let id = answer.json()?["id"].as_str().context("an id")?.to_owned();
+    until("the push", LONG, async || match shop.commits().await {
+        Ok(2) => Look::Ready(()),
+        Ok(count) => Look::NotYet(format!("{count} commits")),
+        Err(error) => Look::NotYet(format!("{error:#}")),
+    })
+    .await?;
+    shop.world.kill_agent().await?;
+    let back = json!({ "url": shop.repository.url() });
+    shop.patch("gitrepository/shop", back).await?;
+    shop.world.start_agent().await?;
+    let done = shop.world.finish(&shop.world.job()?, &id).await?;
+    ensure!(done.status() == 200, "{}", shown(&done));
+    ensure!(shown(&done).contains("through Flux"), "{}", shown(&done));
+    ensure!(shop.commits().await? == 2, "{}", done.log);
+    let object = shop.world.object("deployment/web").await?;
+    let image = &object["spec"]["template"]["spec"]["containers"][0]["image"];
+    ensure!(*image == shop.good(), "{image}");
     Ok(())
 }

@@ -19,6 +19,7 @@ use crate::engine::course::KEPT;
 use crate::flux::FluxError;
 use crate::flux::objects;
 use crate::flux::scene;
+use crate::flux::wait::Pushed;
 use crate::flux::wait::Said;
 use crate::flux::wait::Stand;
 use crate::flux::wait::Waiter;
@@ -42,6 +43,8 @@ pub(super) struct Delivery<'a, 'b> {
     pub(super) permit: &'a Permit,
     pub(super) flux: &'a Flux,
     pub(super) login: &'a GitLogin,
+    /// Whether the commit is on the branch.
+    pub(super) pushed: Pushed,
     pub(super) tools: &'a Tools<'b>,
     /// What stops it, and when it ends.
     pub(super) patience: Patience<'a>,
@@ -76,7 +79,7 @@ impl Delivery<'_, '_> {
         let token = format!("{now:.3}-{}-{}", self.tools.id, commit.short());
         let waiter = Waiter::new(
             self.flux,
-            commit,
+            (commit, self.pushed),
             self.permit.actor(),
             self.login,
             self.tools.ports,
@@ -277,6 +280,17 @@ impl Delivery<'_, '_> {
                     "the run was cancelled after commit {short} was pushed; Flux goes on unwatched"
                 ),
             )),
+            End::Trouble(error @ FluxError::Absent { .. }) => {
+                Verdict::problem(report::flux::of_flux(&error))
+            }
+            End::Trouble(FluxError::Git { source, .. }) if self.pushed == Pushed::Perhaps => {
+                let detail = format!(
+                    "the agent was stopped during the run; Flux has a commit that cannot be compared with {short} \
+                     without the credential of the repository, which ended with the former process ({source})"
+                );
+                let hint = "look at Flux, or run the job again: it pushes nothing twice";
+                Verdict::problem(Problem::new(Code::Interrupted, detail).hint(hint))
+            }
             End::Trouble(error) => {
                 let mut problem = report::flux::of_flux(&error);
                 problem.detail = format!("{}; commit {short} is pushed", problem.detail);
@@ -294,11 +308,20 @@ impl Delivery<'_, '_> {
             self.tools.ports,
             &self.patience,
         );
+        let (ours, theirs) = (commit.short(), later.short());
         let stands = match edited.await {
             Ok((_, edited)) => edited.changes.is_empty(),
-            Err(_) => false,
+            // The places are gone, and our images with them.
+            Err(FluxError::Edit(_)) => false,
+            Err(error) => {
+                let mut verdict = verdict;
+                verdict.warnings.push(format!(
+                    "Flux is at commit {theirs} by now, which comes after ours; whether it names the same images could \
+                     not be looked at: {error}"
+                ));
+                return verdict;
+            }
         };
-        let (ours, theirs) = (commit.short(), later.short());
         if stands {
             self.tools.log.info(format!(
                 "Flux is at commit {theirs} by now, which comes after ours and names the same images"

@@ -369,6 +369,59 @@ async fn commit_that_somebody_has_taken_back_already_is_not_taken_back_again() {
     assert_eq!(head(&stage).0, "somebody else");
 }
 
+/// Runs until the commit is pushed and nobody answers, then ends as a process that is killed.
+async fn cut_after_push(stage: &Stage, spec: &str) -> Report {
+    let began = run(stage, spec, Mode::DryRun).await;
+    stage.fakes.journal.clear();
+    let work = stage.run(spec, "", Mode::Deploy);
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(1), work).await;
+    assert!(ended.is_err(), "nobody plays Flux");
+    began
+}
+
+async fn go_on(stage: &Stage, began: &Report) -> Report {
+    tokio::select! {
+        report = stage.go_on(began) => report.expect("it had a plan"),
+        () = play(stage) => panic!("Flux ended"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn run_that_was_cut_after_its_push_goes_on_to_the_same_verdict() {
+    let stage = stage();
+    let began = cut_after_push(&stage, SPEC).await;
+    let pushed = stage.fakes.git.head(&branch());
+    let report = go_on(&stage, &began).await;
+    assert_eq!(report.status, Status::Succeeded, "{report:?}");
+    assert_eq!(stage.fakes.git.head(&branch()), pushed);
+
+    let stage = self::stage();
+    let bad = SPEC.replace("web:2", "web:bad");
+    let began = cut_after_push(&stage, &bad).await;
+    let report = go_on(&stage, &began).await;
+    assert_eq!(report.status, Status::RollbackFailed, "{report:?}");
+    assert_eq!(report.causes[0].kind, "flux_failed", "{report:?}");
+    assert!(report.message.contains("credential"), "{}", report.message);
+}
+
+#[tokio::test(start_paused = true)]
+async fn run_that_was_cut_before_its_push_arrived_says_that_nothing_is_there() {
+    let stage = stage();
+    stage
+        .fakes
+        .git
+        .refuse_pushes(GitError::Late { seconds: 60 });
+    let began = cut_after_push(&stage, SPEC).await;
+    assert_eq!(head(&stage).1, file("1"));
+    let report = go_on(&stage, &began).await;
+    assert_eq!(report.status, Status::Interrupted, "{report:?}");
+    assert!(
+        report.message.contains("does not hold commit"),
+        "{}",
+        report.message
+    );
+}
+
 /// As [`Stage::run`], held to a plan.
 async fn run_as_planned(stage: &Stage, plan: &Report) -> Report {
     let files = BTreeMap::from([("quaymaster.yaml".to_owned(), SPEC.as_bytes().to_vec())]);
