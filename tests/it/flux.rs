@@ -3,6 +3,7 @@
 //! The source controller is the stand's stand-in (see `stand/source.rs`); everything else is what teams run.
 
 mod ends;
+mod races;
 
 use anyhow::Result;
 use anyhow::ensure;
