@@ -45,9 +45,11 @@ use crate::check;
 use crate::history;
 use crate::lock::Gate;
 use crate::lock::Holder;
-use crate::lock::Lock;
+use crate::lock::Line;
+use crate::lock::Locks;
 use crate::lock::Reins;
-use crate::lock::Seen;
+use crate::lock::Sight;
+use crate::lock::Subject;
 use crate::log::RunLog;
 use crate::object::ObjectId;
 use crate::plan;
@@ -176,7 +178,7 @@ async fn alone(
     patience: &Patience<'_>,
     told: &mut Told,
 ) -> Result<Verdict, Problem> {
-    let mut gate = gate(&permit, tools);
+    let mut line = line(&permit, tools);
     loop {
         let asked = Asked {
             permit: &permit,
@@ -190,7 +192,7 @@ async fn alone(
             leftovers,
             draft,
             observed,
-        } = scene::around(asked, &mut gate, tools, patience).await?;
+        } = scene::around(asked, &mut line, tools, patience).await?;
         let files = match &mut fleet {
             None => Vec::new(),
             Some(fleet) => match fleet.look(&permit, tools, patience).await {
@@ -206,7 +208,7 @@ async fn alone(
         let values = draft.as_ref();
         let planned = plan_for(permit, wanted, &observed, values, &set, tools, patience).await;
         let kept = match planned {
-            Ok(plan) => keep(&plan, &observed, &leftovers, tools)
+            Ok(plan) => keep(&plan, &observed, &leftovers, fleet.as_deref(), tools)
                 .map(|saved| (plan, saved))
                 .map_err(|problem| *problem),
             Err(problem) => Err(problem),
@@ -248,12 +250,11 @@ async fn alone(
         if !course.writes() {
             return course::write_and_watch(&mut course, draft, tools, patience, told).await;
         }
-        match take(&gate, &seen, &plan, tools, patience).await {
-            Ok(Some(lock)) => {
-                course.reins = lock.reins();
+        match take(&line, &seen, &plan, tools, patience).await {
+            Ok(Some(locks)) => {
+                course.reins = locks.reins();
                 let work = course::write_and_watch(&mut course, draft, tools, patience, told);
-                // Boxed for its size.
-                return lock.hold(patience, work.boxed()).await;
+                return locks.hold(patience, work).await;
             }
             Ok(None) => values::close(draft, tools, patience).await,
             Err(problem) => {
@@ -262,24 +263,26 @@ async fn alone(
             }
         }
         let when_locked = plan.permit().request().spec.rollout.when_locked;
-        let waited = gate.wait(when_locked, patience).await;
+        let waited = line.wait(when_locked, patience).await;
         waited.map_err(|error| report::of_lock(&error))?;
-        tools.log.info("another run has had the app: planning anew");
+        tools
+            .log
+            .info("another run has had the lock: planning anew");
         permit = plan.into_permit();
         wanted = wanted_of(&permit, app, tools);
     }
 }
 
-/// Takes the lock; where the plan makes the namespace that it belongs in, makes that first.
+/// Takes the locks; where the plan makes the namespace that they belong in, makes that first.
 async fn take<'a>(
-    gate: &Gate<'a>,
-    seen: &Seen,
+    line: &Line<'a>,
+    seen: &Sight,
     plan: &Plan,
     tools: &Tools<'_>,
     patience: &Patience<'_>,
-) -> Result<Option<Lock<'a>>, Problem> {
+) -> Result<Option<Locks<'a>>, Problem> {
     let namespace = plan.permit().namespace().as_str();
-    let taken = match gate.take(seen, patience).await {
+    let taken = match line.take(seen, patience).await {
         Err(error) if error.is_homeless() && plan.makes_namespace(namespace) => {
             let applying = Entry::Applying { fence: 0 };
             let noted = tools.ports.journal.append(applying).await;
@@ -287,7 +290,7 @@ async fn take<'a>(
             apply::namespace(plan, tools.ports, patience)
                 .await
                 .map_err(|failure| report::of_apply(&failure))?;
-            gate.take(seen, patience).await
+            line.take(seen, patience).await
         }
         taken => taken,
     };
@@ -321,13 +324,25 @@ async fn note(
     noted.map_err(|error| report::of_journal(&error))
 }
 
-/// Stands before the lock of the permit's app.
-fn gate<'a>(permit: &Permit, tools: &Tools<'a>) -> Gate<'a> {
+/// Stands before the lock of the permit's app, and through Flux before those of its files.
+fn line<'a>(permit: &Permit, tools: &Tools<'a>) -> Line<'a> {
+    let flux = permit.request().spec.flux.iter();
+    let files = flux.flat_map(|flux| {
+        let paths = flux.paths.iter();
+        paths.map(|path| Subject::files(&flux.branch, path))
+    });
+    let files = files.map(|files| gate(permit, files, tools)).collect();
+    Line::new(gate(permit, app(permit), tools), files)
+}
+
+fn app(permit: &Permit) -> Subject {
+    Subject::App(permit.request().spec.name.to_string())
+}
+
+/// Stands before one lock.
+fn gate<'a>(permit: &Permit, subject: Subject, tools: &Tools<'a>) -> Gate<'a> {
     let me = Holder::of(&tools.id, permit.principal(), tools.agent);
-    let place = (
-        permit.namespace().as_str(),
-        permit.request().spec.name.as_str(),
-    );
+    let place = (permit.namespace().as_str(), subject);
     Gate::new(place, me, permit.actor(), tools.ports, &tools.stop)
 }
 
@@ -377,6 +392,7 @@ fn keep(
     plan: &Plan,
     observed: &BTreeMap<ObjectId, Live>,
     leftovers: &[Leftover],
+    fleet: Option<&Fleet>,
     tools: &Tools<'_>,
 ) -> Result<Option<SavedPlan>, Box<Problem>> {
     let request = plan.permit().request();
@@ -385,7 +401,9 @@ fn keep(
     }
     let made = format!("{:.3}", tools.ports.clock.now());
     let going = prune::going(&request.spec.rollout, leftovers);
-    let now = saved::of(plan, observed, going, &tools.id, made);
+    let files = fleet.map(|fleet| fleet.saved(plan.permit()));
+    let files = files.unwrap_or_default();
+    let now = saved::of(plan, observed, going, files, &tools.id, made);
     if let Some(reviewed) = &request.binding.plan {
         let moved = saved::differences(reviewed, &now);
         if !moved.is_empty() {

@@ -100,6 +100,14 @@ pub enum FluxError {
         /// Ours.
         commit: String,
     },
+    /// The branch never got our commit.
+    #[error("{branch} does not hold commit {commit}, which was made before the agent was stopped")]
+    Absent {
+        /// The branch.
+        branch: String,
+        /// Ours.
+        commit: String,
+    },
     /// The images have no place in the files.
     #[error("{0}")]
     Edit(EditError),
@@ -120,6 +128,14 @@ pub enum FluxError {
     /// A file that is to be taken back was changed by somebody else since.
     #[error("{file} was changed by somebody else since")]
     Changed {
+        /// The file.
+        file: String,
+    },
+    /// A file was changed by somebody else after the plan that the caller has reviewed.
+    #[error(
+        "{file} was changed by somebody after the plan, while our commit was on its way; nothing was pushed"
+    )]
+    Moved {
         /// The file.
         file: String,
     },

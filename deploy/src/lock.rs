@@ -1,4 +1,5 @@
-//! One run per app over all hosts: a Kubernetes Lease in the app's namespace, called *lock* here.
+//! One run per app over all hosts: a Kubernetes Lease in the app's namespace, called *lock* here. A run through
+//! Flux needs one more for each path that it may change ([`line`]).
 //!
 //! [`crate::engine`] looks at the lock before it plans ([`Gate::look`]), takes it when there is
 //! something to write and nothing has changed since ([`Gate::take`]), else waits and plans anew
@@ -10,6 +11,7 @@
 
 mod dead;
 mod hold;
+mod line;
 mod record;
 
 use std::time::Duration;
@@ -30,7 +32,11 @@ use crate::spec::WhenLocked;
 pub use self::dead::Found;
 pub use self::dead::give_back;
 pub use self::hold::Lock;
+pub use self::line::Line;
+pub use self::line::Locks;
+pub use self::line::Sight;
 pub use self::record::Holder;
+pub use self::record::Subject;
 
 /// How often a lock that another run holds is looked at.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
@@ -41,18 +47,18 @@ const SAY_AGAIN: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LockError {
     /// Another run has it, and this one does not wait.
-    #[error("{app} is locked by {holder}")]
+    #[error("{what} is locked by {holder}")]
     Held {
-        /// The app.
-        app: String,
+        /// The app, or the files on a branch.
+        what: String,
         /// The other run.
         holder: Holder,
     },
     /// Another run has it, and this one has waited until its deadline.
-    #[error("{app} was still locked by {holder} at the deadline of this run")]
+    #[error("{what} was still locked by {holder} at the deadline of this run")]
     Waited {
-        /// The app.
-        app: String,
+        /// As above.
+        what: String,
         /// The other run.
         holder: Holder,
     },
@@ -60,12 +66,12 @@ pub enum LockError {
     #[error("the run was told to stop while it waited for the lock")]
     Stopped,
     /// The lock object could not be read or written.
-    #[error("{doing} the lock of {app}")]
+    #[error("{doing} the lock of {what}")]
     Cluster {
         /// What was done: "looking at" or "taking".
         doing: &'static str,
-        /// The app.
-        app: String,
+        /// As above.
+        what: String,
         /// As whom.
         user: String,
         /// Why not.
@@ -133,10 +139,10 @@ impl Reins {
     }
 }
 
-/// The way to the lock of one app for one run.
+/// The way to one lock for one run.
 pub struct Gate<'a> {
     id: ObjectId,
-    app: String,
+    subject: Subject,
     me: Holder,
     actor: Actor,
     ports: &'a Ports,
@@ -146,18 +152,18 @@ pub struct Gate<'a> {
 }
 
 impl<'a> Gate<'a> {
-    /// Stands before the lock of an app. `stop` cancels the run.
+    /// Stands before a lock that is in a namespace. `stop` cancels the run.
     #[must_use]
     pub fn new(
-        (namespace, app): (&str, &str),
+        (namespace, subject): (&str, Subject),
         me: Holder,
         actor: &Actor,
         ports: &'a Ports,
         stop: &CancellationToken,
     ) -> Self {
         Self {
-            id: record::id(namespace, app),
-            app: app.to_owned(),
+            id: record::id(namespace, &subject),
+            subject,
             me,
             actor: actor.clone(),
             ports,
@@ -166,11 +172,15 @@ impl<'a> Gate<'a> {
         }
     }
 
+    fn what(&self) -> String {
+        self.subject.words().to_owned()
+    }
+
     fn failed(&self, doing: &'static str) -> impl FnOnce(ClusterError) -> LockError + use<> {
-        let (app, user) = (self.app.clone(), self.actor.user.clone());
+        let (what, user) = (self.what(), self.actor.user.clone());
         move |source| LockError::Cluster {
             doing,
-            app,
+            what,
             user,
             source,
         }
@@ -236,7 +246,7 @@ impl<'a> Gate<'a> {
             acquired: now.clone(),
             renewed: now,
         };
-        let body = record::held(&self.id, &self.app, &self.me, fence, &times, version);
+        let body = record::held(&self.id, &self.subject, &self.me, fence, &times, version);
         let sent = Instant::now();
         let (cluster, actor, id) = (&self.ports.cluster, &self.actor, &self.id);
         let written = patience
@@ -288,9 +298,9 @@ impl<'a> Gate<'a> {
             let Some(holder) = self.look(patience).await?.holder else {
                 return Ok(());
             };
-            let app = self.app.clone();
+            let what = self.what();
             match when_locked {
-                WhenLocked::Fail => return Err(LockError::Held { app, holder }),
+                WhenLocked::Fail => return Err(LockError::Held { what, holder }),
                 WhenLocked::Wait => {}
             }
             let now = Instant::now();
@@ -298,11 +308,11 @@ impl<'a> Gate<'a> {
                 said = Some(now);
                 let left = patience.deadline.saturating_duration_since(now).as_secs();
                 patience.log.info(format!(
-                    "{app} is locked by {holder}; waiting in line, {left} s left"
+                    "{what} is locked by {holder}; waiting in line, {left} s left"
                 ));
             }
             if now + LOOK_AGAIN >= patience.deadline {
-                return Err(LockError::Waited { app, holder });
+                return Err(LockError::Waited { what, holder });
             }
             tokio::select! {
                 // Losing the timer is safe: nothing was begun.

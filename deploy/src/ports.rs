@@ -119,12 +119,14 @@ pub enum Entry {
         /// As in [`Entry::Applying`].
         fence: u64,
     },
-    /// A commit is about to be pushed; a later one takes its place.
+    /// A commit is about to be pushed, or is there already and waited for; a later one takes its place.
     Pushing {
         /// The branch, in words.
         branch: String,
         /// The commit.
         commit: String,
+        /// What it is for.
+        way: Way,
     },
     /// All writes of this run begin now.
     Applying {
@@ -143,6 +145,15 @@ pub enum Entry {
         /// The lease.
         lease: LeaseId,
     },
+}
+
+/// What a commit is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// It puts the run's images in.
+    There,
+    /// It takes them out again.
+    Back,
 }
 
 /// The journal of one run. When a call returns, the entry is on disk.

@@ -27,6 +27,8 @@ use crate::object::ObjectId;
 use crate::object::Origin;
 use crate::plan::Content;
 use crate::plan::Plan;
+use crate::ports::CommitId;
+use crate::ports::Way;
 use crate::principal::Principal;
 use crate::principal::PrincipalKind;
 use crate::request::Request;
@@ -54,6 +56,17 @@ pub enum Progress {
         fence: u64,
         /// As the cluster had it.
         objects: Vec<AppliedObject>,
+    },
+    /// Everything is written, and a commit was pushed for Flux or about to be.
+    Pushed {
+        /// As above.
+        fence: u64,
+        /// As above.
+        objects: Vec<AppliedObject>,
+        /// The commit.
+        commit: CommitId,
+        /// What it is for.
+        way: Way,
     },
 }
 

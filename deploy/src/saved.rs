@@ -40,12 +40,13 @@ const SERVER: [&str; 6] = [
 /// What the controller of Deployments counts rollouts by.
 const ROLLOUT_COUNT: &str = "deployment.kubernetes.io/revision";
 
-/// Makes the saved form of a plan that deletes the leftovers `going`.
+/// Makes the saved form of a plan that deletes the leftovers `going` and changes `files` of a branch.
 #[must_use]
 pub fn of<'a>(
     plan: &Plan,
     observed: &BTreeMap<ObjectId, Live>,
     going: impl Iterator<Item = &'a Leftover>,
+    files: Vec<SavedStep>,
     run: &RunId,
     made: String,
 ) -> SavedPlan {
@@ -62,6 +63,7 @@ pub fn of<'a>(
         steps: steps
             .map(|step| saved(step, observed))
             .chain(going.map(deleted))
+            .chain(files)
             .collect(),
     }
 }
@@ -76,6 +78,24 @@ fn deleted(leftover: &Leftover) -> SavedStep {
             uid: leftover.uid.clone(),
             resource_version: String::new(),
             content: None,
+        }),
+        keys: BTreeMap::new(),
+    }
+}
+
+/// Makes the saved form of a file of a branch: as it is, and as it would be pushed. One that names its images
+/// already may be changed by others as long as it does so.
+pub fn file(object: String, change: Option<(&[u8], &[u8])>) -> SavedStep {
+    let hash = |bytes: &[u8]| binding::shown(&Sha256::digest(bytes));
+    let old = change.map(|(old, _)| hash(old));
+    SavedStep {
+        object,
+        action: change.map_or(Action::Same, |_| Action::Change),
+        sends: change.map_or_else(String::new, |(_, new)| hash(new)),
+        seen: Some(Seen {
+            uid: String::new(),
+            resource_version: old.clone().unwrap_or_default(),
+            content: old,
         }),
         keys: BTreeMap::new(),
     }

@@ -3,12 +3,14 @@
 //! `cargo measure start`: start to ready. `cargo measure rest`: memory and processor time at rest, sizes of the
 //! programs. `cargo measure secret`: POST to Secret written. `cargo measure deploy`: memory during a deploy of
 //! 100 objects. `cargo measure mixes`, `far`, `kinds`, `crowd`: deploys of many objects beside raw requests,
-//! kubectl and Helm. `cargo measure public`: sets of public projects. `cargo measure event`, `log`: how soon a verdict comes, how much it says. `cargo measure kills`: deploys with the agent killed at random
+//! kubectl and Helm. `cargo measure public`: sets of public projects. `cargo measure event`, `log`: how soon a verdict comes, how much it says. `cargo measure flux`: deploys through Flux; `cargo measure pushes`: two writers
+//! at once. `cargo measure kills`: deploys with the agent killed at random
 //! moments, every verdict compared with the cluster; `cargo measure rotation-kills`: the same for credentials that are replaced.
 //! `cargo measure fresh`: Secrets that are kept fresh, beside `bao agent`, about ten minutes; `cargo measure agents`: three agents
 //! that share Secrets, one is killed; `cargo measure soak --minutes 10`: a change every second. Everything is measured on release builds; numbers are printed, never asserted.
 #![expect(clippy::print_stdout, reason = "this program prints measurements")]
 
+mod commits;
 mod deploys;
 mod fresh;
 mod judge;
@@ -76,6 +78,10 @@ enum What {
     Event,
     /// Lines and bytes of the log of a rollout of 50 workloads.
     Log,
+    /// Deploys through Flux: from the push to the verdict, what of it is ours, requests.
+    Flux,
+    /// 200 pushes of two writers at once, into two files and into one.
+    Pushes,
     /// Deploys during which the agent is killed at random moments.
     Kills {
         /// How many.
@@ -142,6 +148,8 @@ async fn main() -> Result<ExitCode> {
         What::Crowd => deploys::crowd(&programs).await?,
         What::Event => verdicts::event(&programs).await?,
         What::Log => verdicts::log(&programs).await?,
+        What::Flux => commits::flux(&programs).await?,
+        What::Pushes => commits::pushes().await?,
         What::Kills { rounds, seed } => kills(&programs, rounds, seed).await?,
         What::RotationKills { rounds, seed } => rotation_kills(&programs, rounds, seed).await?,
         What::Fresh { secrets, part } => fresh::fresh(&programs, secrets, part).await?,
@@ -158,6 +166,8 @@ async fn main() -> Result<ExitCode> {
             deploys::crowd(&programs).await?;
             verdicts::event(&programs).await?;
             verdicts::log(&programs).await?;
+            commits::flux(&programs).await?;
+            commits::pushes().await?;
         }
     }
     Ok(ExitCode::SUCCESS)

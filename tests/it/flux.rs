@@ -2,6 +2,9 @@
 //!
 //! The source controller is the stand's stand-in (see `stand/source.rs`); everything else is what teams run.
 
+mod ends;
+mod races;
+
 use anyhow::Result;
 use anyhow::ensure;
 use serde_json::Value;
@@ -23,11 +26,19 @@ struct Shop {
 }
 
 impl Shop {
-    /// Makes it with a Deployment that has this image, and something else in the repository.
+    /// Makes it with a Deployment that has this image.
     async fn new(name: &str, image: impl Fn(&World) -> String) -> Result<Self> {
+        Self::holding(name, |world| web(&image(world))).await
+    }
+
+    /// Makes it with this content of the file that is changed, and something else in the repository.
+    async fn holding(name: &str, content: impl Fn(&World) -> String) -> Result<Self> {
         let world = World::without_agent(name).await?;
-        let web = web(&image(&world));
-        let files = [(FILE, web.as_str()), ("other/README.md", "# Others\r\n")];
+        let content = content(&world);
+        let files = [
+            (FILE, content.as_str()),
+            ("other/README.md", "# Others\r\n"),
+        ];
         let repository = world.fleet_repository("fleet", &files).await?;
         let engine = Engine::Kustomization { path: "./apps" };
         Self::with(world, repository, engine).await
@@ -65,6 +76,13 @@ impl Shop {
     async fn file(&self) -> Result<String> {
         let bytes = self.repository.file("main", FILE).await?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// Changes the spec of an object of Flux, such as `kustomization/shop`.
+    async fn patch(&self, object: &str, spec: Value) -> Result<()> {
+        let patch = json!({ "spec": spec }).to_string();
+        let words = ["patch", object, "--type=merge", "-p", &patch];
+        self.world.kubectl(&words).await.map(drop)
     }
 
     fn good(&self) -> String {
@@ -201,11 +219,6 @@ async fn what_flux_cannot_build_is_told_in_its_own_words() -> Result<()> {
 #[tokio::test]
 async fn flux_that_could_not_carry_it_out_ends_the_run_before_a_commit() -> Result<()> {
     let shop = Shop::new("flux-asleep", |world| world.stand.busybox()).await?;
-    let patch = async |object: &str, spec: Value| {
-        let patch = json!({ "spec": spec }).to_string();
-        let words = ["patch", object, "--type=merge", "-p", &patch];
-        shop.world.kubectl(&words).await.map(drop)
-    };
     let spec = shop.spec(&shop.missing(), "");
     for (object, change, back, expected) in [
         (
@@ -233,7 +246,7 @@ async fn flux_that_could_not_carry_it_out_ends_the_run_before_a_commit() -> Resu
             "reads branch release",
         ),
     ] {
-        patch(object, change).await?;
+        shop.patch(object, change).await?;
         let done = shop.deploy(&spec).await?;
         ensure!(done.code() == "flux_not_ready", "{}", shown(&done));
         ensure!(
@@ -241,7 +254,7 @@ async fn flux_that_could_not_carry_it_out_ends_the_run_before_a_commit() -> Resu
             "{expected}: {}",
             shown(&done)
         );
-        patch(object, back).await?;
+        shop.patch(object, back).await?;
     }
     let unknown = spec.replace(
         &format!("kustomizations: {}/shop", shop.world.namespace),

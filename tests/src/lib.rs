@@ -16,4 +16,5 @@ pub mod wait;
 pub mod world;
 pub mod kills;
 pub mod matrix;
+pub mod pushes;
 pub mod rotations;

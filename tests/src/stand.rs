@@ -449,7 +449,7 @@ pub fn show(event: &Event) {
 }
 
 /// The program `stand`: this one, or the one beside the test that runs.
-fn program() -> Result<PathBuf> {
+pub(crate) fn program() -> Result<PathBuf> {
     let own = std::env::current_exe().context("finding this program")?;
     if own.file_name().is_some_and(|name| name == "stand") {
         return Ok(own);

@@ -9,6 +9,7 @@ use deploy::object::AppliedObject;
 use deploy::object::Gvk;
 use deploy::object::ObjectId;
 use deploy::ports::Entry;
+use deploy::ports::Way;
 use jiff::SignedDuration;
 use jiff::Timestamp;
 use proto::ids::RunId;
@@ -134,6 +135,8 @@ pub(super) enum StoredEntry {
     Pushing {
         branch: String,
         commit: String,
+        #[serde(default)]
+        back: bool,
     },
     Supplied,
     Applied {
@@ -204,7 +207,15 @@ impl From<Entry> for StoredEntry {
             Entry::Planned { brief: _ } => Self::Planned,
             Entry::Resumed { fence } => Self::Resumed { fence },
             Entry::Applying { fence } => Self::Applying { fence },
-            Entry::Pushing { branch, commit } => Self::Pushing { branch, commit },
+            Entry::Pushing {
+                branch,
+                commit,
+                way,
+            } => Self::Pushing {
+                branch,
+                commit,
+                back: way == Way::Back,
+            },
             Entry::Supplied => Self::Supplied,
             Entry::Applied { objects } => Self::Applied {
                 objects: objects.into_iter().map(StoredObject::from).collect(),

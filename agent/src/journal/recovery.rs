@@ -5,6 +5,8 @@
 //! stays listed by [`DiskJournal::unfinished`] until it is settled.
 
 use deploy::object::AppliedObject;
+use deploy::ports::CommitId;
+use deploy::ports::Way;
 use deploy::resume::Progress;
 use deploy::secret::Accessor;
 use deploy::secret::LeaseId;
@@ -83,6 +85,8 @@ pub struct UnfinishedRun {
     pub fence: u64,
     /// All objects as they were written, in [`Phase::Written`].
     pub objects: Vec<AppliedObject>,
+    /// The commit that it pushed last for Flux, or was about to.
+    pub pushed: Option<(CommitId, Way)>,
     /// How often it has gone on after a restart.
     pub restarts: u64,
 }
@@ -235,6 +239,7 @@ fn open_runs(database: &Database) -> Result<Vec<UnfinishedRun>, FaultCause> {
             brief: None,
             fence: 0,
             objects: Vec::new(),
+            pushed: None,
             restarts: 0,
         };
         if let Some(brief) = briefs.get(run.id.as_str())? {
@@ -258,10 +263,18 @@ impl UnfinishedRun {
             Phase::NothingWritten => Progress::Planned,
             Phase::Writing => Progress::Writing { fence },
             Phase::Supplied => Progress::Supplied { fence },
-            Phase::Written => Progress::Applied {
-                fence,
-                objects: self.objects.clone(),
-            },
+            Phase::Written => {
+                let objects = self.objects.clone();
+                match self.pushed.clone() {
+                    None => Progress::Applied { fence, objects },
+                    Some((commit, way)) => Progress::Pushed {
+                        fence,
+                        objects,
+                        commit,
+                        way,
+                    },
+                }
+            }
         }
     }
 
@@ -272,7 +285,11 @@ impl UnfinishedRun {
             StoredEntry::TokenMade { .. }
             | StoredEntry::TokenEnded { .. }
             | StoredEntry::TokenKept { .. } => {}
-            StoredEntry::Planned | StoredEntry::Pushing { .. } => {}
+            StoredEntry::Planned => {}
+            StoredEntry::Pushing { commit, back, .. } => {
+                let way = if back { Way::Back } else { Way::There };
+                self.pushed = CommitId::parse(&commit).map(|commit| (commit, way));
+            }
             StoredEntry::Resumed { fence } => {
                 self.fence = fence;
                 self.restarts += 1;

@@ -37,6 +37,7 @@ use crate::lock::Reins;
 use crate::object::AppliedObject;
 use crate::object::ObjectId;
 use crate::plan::Plan;
+use crate::ports::CommitId;
 use crate::ports::Entry;
 use crate::prune;
 use crate::prune::Leftover;
@@ -198,13 +199,21 @@ async fn after_writing(
 pub(super) async fn watch_on(
     course: &mut Course<'_>,
     applied: &Applied,
+    commit: Option<&CommitId>,
     tools: &Tools<'_>,
     patience: &Patience<'_>,
     told: &mut Told,
 ) -> Verdict {
     let begun = course.begin(tools, patience).await;
     let permit = course.plan.permit();
-    let mut verdict = judge(permit, applied, &course.reins, tools, patience).await;
+    let through = match commit {
+        Some(commit) => flux::go_on(course, commit, applied.objects(), tools, patience).await,
+        None => None,
+    };
+    let mut verdict = match through {
+        Some(verdict) => verdict,
+        None => judge(permit, applied, &course.reins, tools, patience).await,
+    };
     if let Err(problem) = begun {
         let why = problem.detail;
         verdict

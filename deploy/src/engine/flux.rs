@@ -14,6 +14,7 @@ use proto::error::Problem;
 use proto::event::Stage;
 use proto::report::Status;
 use proto::report::Step;
+use proto::report::saved::SavedStep;
 
 use self::delivery::Delivery;
 use super::Tools;
@@ -30,7 +31,9 @@ use crate::flux::land::Before;
 use crate::flux::land::Pusher;
 use crate::flux::scene;
 use crate::flux::scene::Scene;
+use crate::flux::wait::Pushed;
 use crate::object::AppliedObject;
+use crate::ports::CommitId;
 use crate::ports::GitLogin;
 use crate::ports::Login;
 use crate::ports::Parameters;
@@ -171,6 +174,14 @@ impl Fleet {
         Ok(steps)
     }
 
+    /// Writes down the files as they were seen, for a plan that is saved.
+    pub(super) fn saved(&self, permit: &Permit) -> Vec<SavedStep> {
+        let flux = permit.request().spec.flux.as_deref();
+        let seen = self.scene.as_ref().zip(flux);
+        seen.map(|(scene, flux)| scene.saved(flux))
+            .unwrap_or_default()
+    }
+
     /// Says whether there is a commit to make.
     pub(super) fn changes(&self) -> bool {
         self.scene.as_ref().is_some_and(Scene::changes)
@@ -223,6 +234,7 @@ pub(super) async fn deliver(
         permit,
         flux,
         login: &fleet.login,
+        pushed: Pushed::Surely,
         tools,
         patience: Patience {
             stop: &course.reins.watching,
@@ -231,6 +243,32 @@ pub(super) async fn deliver(
         own,
     };
     Some(delivery.verdict(&landed.commit).await)
+}
+
+/// Waits for a commit that a former process has pushed, or was about to. There is no credential any more: what
+/// Flux has tells whether the commit arrived.
+pub(super) async fn go_on(
+    course: &Course<'_>,
+    commit: &CommitId,
+    own: &[AppliedObject],
+    tools: &Tools<'_>,
+    patience: &Patience<'_>,
+) -> Option<Verdict> {
+    let permit = course.plan.permit();
+    let flux = permit.request().spec.flux.as_deref()?;
+    let delivery = Delivery {
+        permit,
+        flux,
+        login: &GitLogin::Nobody,
+        pushed: Pushed::Perhaps,
+        tools,
+        patience: Patience {
+            stop: &course.reins.watching,
+            ..patience.clone()
+        },
+        own,
+    };
+    Some(delivery.verdict(commit).await)
 }
 
 /// The commit's message.
@@ -266,9 +304,13 @@ pub(super) async fn revert(
     patience: &Patience<'_>,
 ) -> Verdict {
     let permit = course.plan.permit();
-    let (Some(flux), Some(fleet)) = (&permit.request().spec.flux, course.fleet.as_deref_mut())
-    else {
+    let Some(flux) = &permit.request().spec.flux else {
         return failed;
+    };
+    let Some(fleet) = course.fleet.as_deref_mut() else {
+        let what = "; the commit was not taken back: the credential of the repository ended with the agent's former \
+                    process";
+        return told(failed, Status::RollbackFailed, what);
     };
     let Some(before) = fleet.before.take() else {
         let message = format!(
@@ -301,6 +343,7 @@ pub(super) async fn revert(
         permit,
         flux,
         login: &fleet.login,
+        pushed: Pushed::Surely,
         tools,
         patience: Patience {
             stop: &course.reins.watching,
@@ -310,17 +353,21 @@ pub(super) async fn revert(
     };
     let back = delivery.verdict(&commit).await;
     let short = commit.short();
-    match back.status {
-        Status::Succeeded => {
-            let what = format!("; commit {short} takes it back and is ready");
-            told(failed, Status::RolledBack, &what)
-        }
-        _ => {
-            let what = format!(
+    let (status, what) = match back.status {
+        Status::Succeeded => (
+            Status::RolledBack,
+            format!("; commit {short} takes it back and is ready"),
+        ),
+        _ => (
+            Status::RollbackFailed,
+            format!(
                 "; commit {short} takes it back, but {}",
                 back.message.replace(KEPT, "")
-            );
-            told(failed, Status::RollbackFailed, &what)
-        }
-    }
+            ),
+        ),
+    };
+    let mut all = told(failed, status, &what);
+    all.causes.extend(back.causes);
+    all.warnings.extend(back.warnings);
+    all
 }

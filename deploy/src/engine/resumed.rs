@@ -21,7 +21,7 @@ use super::book;
 use super::book::App;
 use super::course;
 use super::course::Course;
-use super::gate;
+use super::line;
 use super::make_plan;
 use super::scene;
 use super::told;
@@ -41,6 +41,7 @@ use crate::plan::Step;
 use crate::plan::Wave;
 use crate::plan::cluster_trouble;
 use crate::ports::Entry;
+use crate::ports::Way;
 use crate::report;
 use crate::report::Verdict;
 use crate::resume::Brief;
@@ -101,21 +102,22 @@ async fn go_on(
         Progress::Planned => 0,
         Progress::Writing { fence }
         | Progress::Supplied { fence }
-        | Progress::Applied { fence, .. } => *fence,
+        | Progress::Applied { fence, .. }
+        | Progress::Pushed { fence, .. } => *fence,
     };
-    let mut gate = gate(&permit, tools);
-    let lock = match gate.look(patience).await {
-        Ok(seen) if seen.is_untouched_since(tools.id.as_str(), fence) => {
-            gate.take(&seen, patience).await
+    let mut line = line(&permit, tools);
+    let locks = match line.look(patience).await {
+        Ok(seen) if seen.app.is_untouched_since(tools.id.as_str(), fence) => {
+            line.take(&seen, patience).await
         }
         Ok(_) => Ok(None),
         Err(error) => Err(error),
     };
-    match lock {
-        Ok(Some(lock)) => {
-            let reins = lock.reins();
+    match locks {
+        Ok(Some(locks)) => {
+            let reins = locks.reins();
             let work = carry_on(permit, brief, progress, reins, tools, patience, told);
-            lock.hold(patience, work.boxed()).await
+            locks.hold(patience, work).await
         }
         Ok(None) => match progress {
             Progress::Planned => interrupted("nothing was written"),
@@ -125,6 +127,9 @@ async fn go_on(
             Progress::Applied { .. } => {
                 interrupted("all objects were written, and another run has had the app since")
             }
+            Progress::Pushed { .. } => interrupted(
+                "its commit may be pushed, in which case Flux goes on with it; another run has the app or its files now",
+            ),
         },
         Err(error) => interrupted(&format!(
             "{}: {}",
@@ -165,9 +170,21 @@ async fn carry_on(
         Progress::Writing { .. } | Progress::Supplied { .. } | Progress::Applied { .. }
             if permit.request().spec.flux.is_some() =>
         {
-            return interrupted(
-                "its commit may be pushed, in which case Flux goes on with it; the next run pushes nothing twice",
-            );
+            let mut verdict = interrupted("no commit was pushed");
+            book::close_resumed(&app, &mut verdict, tools, patience).await;
+            return verdict;
+        }
+        Progress::Pushed {
+            way: Way::Back,
+            commit,
+            ..
+        } => {
+            let short = commit.short();
+            let mut verdict = interrupted(&format!(
+                "the rollout had failed, and commit {short} may take it back, in which case Flux goes on with it"
+            ));
+            book::close_resumed(&app, &mut verdict, tools, patience).await;
+            return verdict;
         }
         Progress::Writing { .. } if !brief.blind.is_empty() => {
             let mut verdict = tell_what_is_there(permit, brief, &app, all, tools, patience).await;
@@ -175,7 +192,10 @@ async fn carry_on(
             return verdict;
         }
         Progress::Writing { .. } | Progress::Supplied { .. } => None,
-        Progress::Applied { objects, .. } => Some(Applied::recalled(objects)),
+        Progress::Applied { objects, .. } => Some((Applied::recalled(objects), None)),
+        Progress::Pushed {
+            objects, commit, ..
+        } => Some((Applied::recalled(objects), Some(commit))),
     };
     let recorded = scene::recorded(&permit, &app, &all, tools, patience).await;
     let (past, leftovers) = match recorded {
@@ -212,8 +232,9 @@ async fn carry_on(
         pieces: None,
         fleet: None,
     };
-    if let Some(applied) = found {
-        return course::watch_on(&mut course, &applied, tools, patience, told).await;
+    if let Some((applied, commit)) = found {
+        let commit = commit.as_ref();
+        return course::watch_on(&mut course, &applied, commit, tools, patience, told).await;
     }
     told::tell_plan(&plan.told(), tools.log);
     let ended = course::write_and_watch(&mut course, None, tools, patience, told).await;
@@ -313,6 +334,9 @@ const fn standing(progress: &Progress) -> &'static str {
             "writing to the cluster had begun and may be incomplete; deploy again to complete it"
         }
         Progress::Applied { .. } => "all objects were written, but the rollout was not judged",
+        Progress::Pushed { .. } => {
+            "its commit may be pushed, in which case Flux goes on with it; the rollout was not judged"
+        }
     }
 }
 

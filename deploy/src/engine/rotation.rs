@@ -29,6 +29,7 @@ use self::settle::Change;
 use self::settle::Settling;
 use super::Told;
 use super::Tools;
+use super::app;
 use super::book::App;
 use super::gate;
 use super::plan_for;
@@ -111,7 +112,7 @@ async fn execute(
     patience: &Patience<'_>,
     told: &mut Told,
 ) -> Result<Verdict, Problem> {
-    let mut gate = gate(&permit, tools);
+    let mut gate = gate(&permit, app(&permit), tools);
     loop {
         let seen = gate.look(patience).await;
         let seen = seen.map_err(|error| report::of_lock(&error))?;

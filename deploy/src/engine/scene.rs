@@ -22,8 +22,8 @@ use crate::authorize::Permit;
 use crate::backoff::Patience;
 use crate::check;
 use crate::history::Past;
-use crate::lock::Gate;
-use crate::lock::Seen;
+use crate::lock::Line;
+use crate::lock::Sight;
 use crate::object::ObjectId;
 use crate::plan;
 use crate::plan::Content;
@@ -37,8 +37,8 @@ use crate::resolve::Scope;
 
 /// What a plan is made from.
 pub(super) struct Scene {
-    /// The lock; unset for a dry run, which needs none.
-    pub(super) seen: Option<Seen>,
+    /// The locks; unset for a dry run, which needs none.
+    pub(super) seen: Option<Sight>,
     /// What is known of the app.
     pub(super) past: Past,
     /// What the app has and does not want any more.
@@ -62,7 +62,7 @@ pub(super) struct Asked<'a> {
 /// Asks for all of it, in two rounds: what does not need the lock's answer, then the rest.
 pub(super) async fn around(
     asked: Asked<'_>,
-    gate: &mut Gate<'_>,
+    line: &mut Line<'_>,
     tools: &Tools<'_>,
     patience: &Patience<'_>,
 ) -> Result<Scene, Problem> {
@@ -75,7 +75,7 @@ pub(super) async fn around(
         let seen = match permit.request().mode {
             Mode::DryRun => None,
             Mode::Deploy | Mode::Rollback | Mode::Rotation => {
-                let seen = gate.look(patience).await;
+                let seen = line.look(patience).await;
                 Some(seen.map_err(|error| report::of_lock(&error))?)
             }
         };

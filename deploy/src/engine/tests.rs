@@ -108,6 +108,10 @@ impl Stage {
             files.insert("k8s/all.yaml".to_owned(), manifests.as_bytes().to_vec());
         }
         let request = request::read(&Bundle { files }, mode).expect("the bundle is valid");
+        self.run_asked(request).await
+    }
+
+    async fn run_asked(&self, request: request::Request) -> Report {
         let permit =
             authorize::authorize(&policy(), job(), request, &[], "d1").expect("the rule grants it");
         let ports = self.fakes.ports();

@@ -24,6 +24,7 @@ use crate::ports::GitError;
 use crate::ports::GitLogin;
 use crate::ports::Ports;
 use crate::ports::Tip;
+use crate::ports::Way;
 use crate::spec::Flux;
 
 /// How often a commit is made anew because somebody else was faster.
@@ -75,9 +76,12 @@ impl Pusher<'_> {
             mut edited,
             ..
         } = scene;
+        let reviewed = edited.files.clone();
         let mut backoff = Backoff::new(patience.seed);
         for _ in 0..TRIES {
             if edited.files.is_empty() {
+                // So that a later process knows what to wait for.
+                self.note(&tip.commit, Way::There).await?;
                 return Ok(Landed {
                     commit: tip.commit,
                     before: None,
@@ -92,10 +96,25 @@ impl Pusher<'_> {
             pause(backoff.step().min(PAUSE), patience).await?;
             (tip, edited) =
                 scene::edit(self.permit, self.flux, self.login, self.ports, patience).await?;
+            self.holds(&reviewed, &edited.files)?;
         }
         Err(FluxError::Busy {
             branch: self.flux.branch.to_string(),
             times: TRIES,
+        })
+    }
+
+    /// Where the caller has reviewed a plan, what is pushed is what that plan showed.
+    fn holds(&self, reviewed: &Files, now: &Files) -> Result<(), FluxError> {
+        if self.permit.request().binding.plan.is_none() || reviewed == now {
+            return Ok(());
+        }
+        let paths = reviewed.keys().chain(now.keys());
+        let moved = paths
+            .into_iter()
+            .find(|path| reviewed.get(*path) != now.get(*path));
+        Err(FluxError::Moved {
+            file: moved.cloned().unwrap_or_default(),
         })
     }
 
@@ -116,7 +135,7 @@ impl Pusher<'_> {
             new: edited.files.clone(),
         };
         let commit = self.commit(tip, edited.files, message).await?;
-        let landed = self.land(&commit, patience).await?;
+        let landed = self.land(&commit, Way::There, patience).await?;
         Ok(landed.then_some(Landed {
             commit,
             before: Some(before),
@@ -138,16 +157,17 @@ impl Pusher<'_> {
     }
 
     /// Pushes a commit, and finds out what became of it where nobody says.
-    async fn land(&self, commit: &CommitId, patience: &Patience<'_>) -> Result<bool, FluxError> {
+    async fn land(
+        &self,
+        commit: &CommitId,
+        way: Way,
+        patience: &Patience<'_>,
+    ) -> Result<bool, FluxError> {
         if patience.stop.is_cancelled() {
             return Err(FluxError::Stopped);
         }
         let branch = &self.flux.branch;
-        let pushing = Entry::Pushing {
-            branch: branch.to_string(),
-            commit: commit.to_string(),
-        };
-        self.ports.journal.append(pushing).await?;
+        self.note(commit, way).await?;
         let pushed = self.ports.git.push(branch, self.login, commit, CALL).await;
         match pushed {
             Ok(()) => {
@@ -170,7 +190,18 @@ impl Pusher<'_> {
         }
     }
 
-    /// Puts back what a commit of ours replaced, where nobody has changed the files since.
+    /// Notes on disk which commit the run is about from now on.
+    async fn note(&self, commit: &CommitId, way: Way) -> Result<(), FluxError> {
+        let pushing = Entry::Pushing {
+            branch: self.flux.branch.to_string(),
+            commit: commit.to_string(),
+            way,
+        };
+        Ok(self.ports.journal.append(pushing).await?)
+    }
+
+    /// Puts back what a commit of ours replaced, where nobody has changed the files since. Where somebody has
+    /// put it back already, theirs is the commit.
     ///
     /// # Errors
     /// As for [`Self::push`], and a file that somebody else changed.
@@ -183,6 +214,10 @@ impl Pusher<'_> {
         let mut backoff = Backoff::new(patience.seed);
         for _ in 0..TRIES {
             let tip = scene::tip(self.flux, self.login, self.ports, patience).await?;
+            let mut old = before.old.iter();
+            if old.all(|(path, old)| tip.files.get(path) == Some(old)) {
+                return Ok(tip.commit);
+            }
             let changed = before
                 .new
                 .iter()
@@ -191,7 +226,7 @@ impl Pusher<'_> {
                 return Err(FluxError::Changed { file: file.clone() });
             }
             let commit = self.commit(&tip, before.old.clone(), message).await?;
-            if self.land(&commit, patience).await? {
+            if self.land(&commit, Way::Back, patience).await? {
                 return Ok(commit);
             }
             pause(backoff.step().min(PAUSE), patience).await?;

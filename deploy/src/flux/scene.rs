@@ -3,10 +3,13 @@
 //! Called by [`crate::engine`] for each plan. Nothing is written here; the fetch of the branch changes only the
 //! agent's copy of it.
 
+use std::collections::BTreeSet;
+
 use futures::FutureExt as _;
 use proto::report::Action;
 use proto::report::FieldChange;
 use proto::report::Step;
+use proto::report::saved::SavedStep;
 use serde_json::Value;
 
 use super::CALL;
@@ -27,6 +30,7 @@ use crate::object::text;
 use crate::ports::GitLogin;
 use crate::ports::Ports;
 use crate::ports::Tip;
+use crate::saved;
 use crate::spec::Flux;
 use crate::spec::FluxName;
 
@@ -102,6 +106,22 @@ impl Scene {
         !self.edited.files.is_empty()
     }
 
+    /// Writes down each file as it is and as it would be, for a plan that is saved.
+    #[must_use]
+    pub fn saved(&self, flux: &Flux) -> Vec<SavedStep> {
+        let changes = self.edited.changes.iter();
+        let paths: BTreeSet<&String> = changes
+            .chain(&self.edited.same)
+            .map(|change| &change.file)
+            .collect();
+        let steps = paths.into_iter().map(|path| {
+            let change = self.tip.files.get(path).zip(self.edited.files.get(path));
+            let change = change.map(|(old, new)| (old.as_slice(), new.as_slice()));
+            saved::file(file_of(path, flux), change)
+        });
+        steps.collect()
+    }
+
     /// Tells it as steps of the plan: one a file.
     #[must_use]
     pub fn steps(&self, flux: &Flux) -> Vec<Step> {
@@ -109,7 +129,7 @@ impl Scene {
         let changes = self.edited.changes.iter().map(|one| (one, Action::Change));
         let same = self.edited.same.iter().map(|one| (one, Action::Same));
         for (change, action) in changes.chain(same) {
-            let object = format!("file {} on {}", change.file, flux.branch);
+            let object = file_of(&change.file, flux);
             let field = FieldChange {
                 field: format!("line {}, {}", change.line, change.what),
                 before: some(&change.old),
@@ -136,6 +156,11 @@ impl Scene {
         }
         steps
     }
+}
+
+/// How a file is told.
+fn file_of(path: &str, flux: &Flux) -> String {
+    format!("file {path} on {}", flux.branch)
 }
 
 /// A text, or nothing where it is empty.

@@ -104,6 +104,19 @@ pub(super) fn has_applied(object: &Value) -> bool {
     done || checked || unhealthy
 }
 
+/// The beginning of the commit whose chart a release was attempted with last, where its chart follows the
+/// revisions of a repository.
+pub(super) fn chart_commit(object: &Value) -> Option<&str> {
+    let chart = at(object, &["spec", "chart", "spec"])?;
+    let follows = text(chart, &["reconcileStrategy"]) == "Revision"
+        && text(chart, &["sourceRef", "kind"]) == "GitRepository";
+    let version = text(object, &["status", "lastAttemptedRevision"]);
+    let (_, id) = version.split_once('+').filter(|_| follows)?;
+    // Values files of the source add a number.
+    let id = id.split('.').next()?;
+    (id.len() >= 7).then_some(id)
+}
+
 /// Says whether Helm is at work on a release for a commit: by the chart's version, which ends with the
 /// beginning of the commit where the chart follows revisions.
 pub(super) fn is_installing(object: &Value, commit: &CommitId) -> bool {
@@ -203,6 +216,26 @@ mod tests {
             &object("0.1.0+222222222222", "Fulfilling prerequisites"),
             &ours
         ));
+    }
+
+    #[test]
+    fn commit_of_a_chart_is_told_only_where_the_chart_follows_a_repository() {
+        let object = |strategy: &str, kind: &str, version: &str| {
+            json!({ "spec": { "chart": { "spec": { "reconcileStrategy": strategy, "sourceRef": { "kind": kind } } } },
+                "status": { "lastAttemptedRevision": version } })
+        };
+        let (version, id) = ("0.1.0+222222222222", Some("222222222222"));
+        let follows = object("Revision", "GitRepository", version);
+        assert_eq!(chart_commit(&follows), id);
+        let numbered = object("Revision", "GitRepository", &format!("{version}.2"));
+        assert_eq!(chart_commit(&numbered), id);
+        for (strategy, kind, version) in [
+            ("ChartVersion", "GitRepository", version),
+            ("Revision", "HelmRepository", version),
+            ("Revision", "GitRepository", "0.1.0"),
+        ] {
+            assert_eq!(chart_commit(&object(strategy, kind, version)), None);
+        }
     }
 
     #[test]

@@ -68,10 +68,20 @@ pub enum Stand {
     },
 }
 
+/// Whether a commit is on its branch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pushed {
+    /// The server has said so.
+    Surely,
+    /// A former process was about to push it.
+    Perhaps,
+}
+
 /// Waits for Flux on behalf of one commit.
 pub struct Waiter<'a> {
     flux: &'a Flux,
     commit: &'a CommitId,
+    pushed: Pushed,
     actor: &'a Actor,
     login: &'a GitLogin,
     ports: &'a Ports,
@@ -88,7 +98,7 @@ impl<'a> Waiter<'a> {
     #[must_use]
     pub fn new(
         flux: &'a Flux,
-        commit: &'a CommitId,
+        (commit, pushed): (&'a CommitId, Pushed),
         actor: &'a Actor,
         login: &'a GitLogin,
         ports: &'a Ports,
@@ -97,6 +107,7 @@ impl<'a> Waiter<'a> {
         Self {
             flux,
             commit,
+            pushed,
             actor,
             login,
             ports,
@@ -125,6 +136,7 @@ impl<'a> Waiter<'a> {
                 };
                 match age {
                     Age::Ours | Age::After => {}
+                    Age::Before if self.is_absent(&seen, id) => return Err(self.absent()),
                     Age::Before => open = Some(id),
                     Age::Apart => return Err(self.lost()),
                 }
@@ -260,7 +272,9 @@ impl<'a> Waiter<'a> {
         };
         if id.gvk == Kind::HelmRelease.gvk() {
             // The revision of a chart is its version, so the request tells what is about our commit.
-            let about = state::has_handled(object, &self.token) && state::is_observed(object);
+            let about = state::has_handled(object, &self.token)
+                && state::is_observed(object)
+                && self.is_of_our_chart(object, patience).await?;
             return Ok(match ready {
                 Some(ready) if about && ready.status == Is::True => Stand::Ready,
                 Some(ready) if about && ready.status == Is::False && !is_on_the_way(&ready) => {
@@ -285,6 +299,35 @@ impl<'a> Waiter<'a> {
             Some(_) | None if state::has_applied(object) => Stand::Applied,
             Some(_) | None => Stand::Waiting,
         })
+    }
+
+    /// Says whether a release was attempted with the chart of our commit or of a later one: a request may be taken
+    /// up while there is only the chart of before.
+    async fn is_of_our_chart(
+        &self,
+        object: &Value,
+        patience: &Patience<'_>,
+    ) -> Result<bool, FluxError> {
+        let Some(id) = state::chart_commit(object) else {
+            return Ok(true);
+        };
+        if self.commit.as_str().starts_with(id) {
+            return Ok(true);
+        }
+        // Later commits are met at the sources.
+        for source in self.ids(Kind::Source, &self.flux.sources) {
+            let read = || self.ports.cluster.get(self.actor, &source).boxed();
+            let found = patience.retry(read, cluster_trouble).await;
+            let found = found.map_err(cluster_error(format!("reading {source}")))?;
+            let served = found.as_ref().and_then(state::served);
+            if let Some(served) = served.filter(|served| served.as_str().starts_with(id)) {
+                let age = self.age(&served, patience).await?;
+                return Ok(matches!(age, Age::Ours | Age::After));
+            }
+        }
+        let ages = self.ages.lock().await;
+        let mut later = ages.iter().filter(|(_, age)| **age == Age::After);
+        Ok(later.any(|(commit, _)| commit.as_str().starts_with(id)))
     }
 
     /// Finds out how a commit stands to ours, once for each.
@@ -317,6 +360,26 @@ impl<'a> Waiter<'a> {
         };
         ages.insert(commit.clone(), age);
         Ok(age)
+    }
+
+    /// Says whether a source has looked at our request and found no commit of ours.
+    fn is_absent(&self, seen: &Seen, id: &ObjectId) -> bool {
+        let asked = seen
+            .objects
+            .get(id)
+            .filter(|_| self.pushed == Pushed::Perhaps);
+        asked.is_some_and(|object| {
+            let ready = state::condition(object, "Ready");
+            let fetched = ready.is_none_or(|ready| ready.status == Is::True);
+            fetched && state::has_handled(object, &self.token)
+        })
+    }
+
+    fn absent(&self) -> FluxError {
+        FluxError::Absent {
+            branch: self.flux.branch.to_string(),
+            commit: self.commit.short().to_owned(),
+        }
     }
 
     fn lost(&self) -> FluxError {

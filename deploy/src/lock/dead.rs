@@ -5,6 +5,7 @@
 //! the number of takings stays, so whoever takes it next is fenced from the dead one.
 
 use super::record;
+use super::record::Subject;
 use crate::ports::Cluster;
 use crate::ports::ClusterError;
 use crate::principal::Actor;
@@ -28,7 +29,8 @@ pub async fn give_back(
     actor: &Actor,
     cluster: &dyn Cluster,
 ) -> Result<Found, ClusterError> {
-    let id = record::id(namespace, app);
+    let app = Subject::App(app.to_owned());
+    let id = record::id(namespace, &app);
     let Some(body) = cluster.get(actor, &id).await? else {
         return Ok(Found::NothingLeft);
     };
@@ -37,7 +39,7 @@ pub async fn give_back(
     if !seen.holder.as_ref().is_some_and(is_its) {
         return Ok(Found::NothingLeft);
     }
-    let free = record::free(&id, app, seen.fence, &seen.version);
+    let free = record::free(&id, &app, seen.fence, &seen.version);
     cluster.replace(actor, &id, &free).await?;
     Ok(Found::GivenBack)
 }

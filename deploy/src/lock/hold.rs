@@ -15,6 +15,7 @@ use super::record;
 use super::record::DURATION;
 use super::record::Holder;
 use super::record::Record;
+use super::record::Subject;
 use super::record::Times;
 use crate::backoff::Patience;
 use crate::object::ObjectId;
@@ -36,7 +37,7 @@ const RELEASE: Duration = Duration::from_secs(30);
 #[must_use = "a lock that is not held runs out only by itself"]
 pub struct Lock<'a> {
     id: ObjectId,
-    app: String,
+    subject: Subject,
     me: Holder,
     actor: Actor,
     ports: &'a Ports,
@@ -68,7 +69,7 @@ impl<'a> Lock<'a> {
     pub(super) fn new(gate: &Gate<'a>, record: Record, acquired: String, sent: Instant) -> Self {
         Self {
             id: gate.id.clone(),
-            app: gate.app.clone(),
+            subject: gate.subject.clone(),
             me: gate.me.clone(),
             actor: gate.actor.clone(),
             ports: gate.ports,
@@ -88,6 +89,12 @@ impl<'a> Lock<'a> {
     #[must_use]
     pub const fn fence(&self) -> u64 {
         self.record.fence
+    }
+
+    /// Lets its loss stop a run that holds another lock too.
+    pub(super) fn under(mut self, reins: &Reins) -> Self {
+        self.reins = reins.clone();
+        self
     }
 
     /// Returns what stops the run that holds it.
@@ -169,7 +176,7 @@ impl<'a> Lock<'a> {
         let version = Some(self.record.version.as_str());
         let body = record::held(
             &self.id,
-            &self.app,
+            &self.subject,
             &self.me,
             self.record.fence,
             &times,
@@ -238,7 +245,7 @@ impl<'a> Lock<'a> {
         };
         let (cluster, actor, id) = (&self.ports.cluster, &self.actor, &self.id);
         loop {
-            let body = record::free(id, &self.app, self.record.fence, &self.record.version);
+            let body = record::free(id, &self.subject, self.record.fence, &self.record.version);
             let written = patience
                 .retry(|| cluster.replace(actor, id, &body), cluster_trouble)
                 .await;

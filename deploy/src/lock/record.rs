@@ -7,11 +7,14 @@ use std::time::Duration;
 
 use serde_json::Value;
 use serde_json::json;
+use sha2::Digest as _;
+use sha2::Sha256;
 
 use crate::object::Gvk;
 use crate::object::ObjectId;
 use crate::object::number;
 use crate::object::text;
+use crate::ports::Branch;
 use crate::principal::Principal;
 use proto::ids::RunId;
 
@@ -20,6 +23,7 @@ pub(super) const DURATION: Duration = Duration::from_secs(30);
 
 /// Annotations of the lock, beside the run in `spec.holderIdentity`.
 const APP: &str = "state.quaymaster.dev/app";
+const FILES: &str = "state.quaymaster.dev/files";
 const JOB: &str = "state.quaymaster.dev/job";
 const JOB_URL: &str = "state.quaymaster.dev/job-url";
 const AGENT: &str = "state.quaymaster.dev/agent";
@@ -76,13 +80,55 @@ pub(super) struct Record {
     pub(super) version: String,
 }
 
-/// Returns the id of an app's lock.
-pub(super) fn id(namespace: &str, app: &str) -> ObjectId {
+/// What a lock is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Subject {
+    /// An app, by its name.
+    App(String),
+    /// A file or folder on a branch of a repository, in words.
+    Files(String),
+}
+
+impl Subject {
+    /// Names a file or folder of a branch.
+    #[must_use]
+    pub fn files(branch: &Branch, path: &str) -> Self {
+        Self::Files(format!("{} on {branch}", path.trim_end_matches('/')))
+    }
+
+    fn annotation(&self) -> &'static str {
+        match self {
+            Self::App(_) => APP,
+            Self::Files(_) => FILES,
+        }
+    }
+
+    pub(super) fn words(&self) -> &str {
+        match self {
+            Self::App(words) | Self::Files(words) => words,
+        }
+    }
+}
+
+/// Returns the id of a lock.
+pub(super) fn id(namespace: &str, subject: &Subject) -> ObjectId {
+    let name = match subject {
+        Subject::App(app) => format!("quaymaster-{app}"),
+        // The name of an app has no dot, so none is like this.
+        Subject::Files(words) => format!("quaymaster.files.{}", digest(words)),
+    };
     ObjectId {
         gvk: Gvk::new("coordination.k8s.io/v1", "Lease"),
         namespace: Some(namespace.to_owned()),
-        name: format!("quaymaster-{app}"),
+        name,
     }
+}
+
+fn digest(words: &str) -> String {
+    let digest = Sha256::digest(words.as_bytes());
+    let digest = digest.iter().take(16);
+    let number = digest.fold(0_u128, |number, byte| number << 8 | u128::from(*byte));
+    format!("{number:032x}")
 }
 
 /// Reads a lock object.
@@ -113,13 +159,13 @@ pub(super) struct Times {
 /// Makes the lock object of a holder; `version` is the one to replace, unset makes a new object.
 pub(super) fn held(
     id: &ObjectId,
-    app: &str,
+    subject: &Subject,
     holder: &Holder,
     fence: u64,
     times: &Times,
     version: Option<&str>,
 ) -> Value {
-    let mut body = frame(id, app, fence, version);
+    let mut body = frame(id, subject, fence, version);
     let said = [
         (JOB, &holder.job),
         (JOB_URL, &holder.url),
@@ -136,11 +182,11 @@ pub(super) fn held(
 }
 
 /// Makes the lock object that nobody holds.
-pub(super) fn free(id: &ObjectId, app: &str, fence: u64, version: &str) -> Value {
-    frame(id, app, fence, Some(version))
+pub(super) fn free(id: &ObjectId, subject: &Subject, fence: u64, version: &str) -> Value {
+    frame(id, subject, fence, Some(version))
 }
 
-fn frame(id: &ObjectId, app: &str, fence: u64, version: Option<&str>) -> Value {
+fn frame(id: &ObjectId, subject: &Subject, fence: u64, version: Option<&str>) -> Value {
     let mut body = json!({
         "apiVersion": id.gvk.api_version(),
         "kind": id.gvk.kind,
@@ -148,7 +194,7 @@ fn frame(id: &ObjectId, app: &str, fence: u64, version: Option<&str>) -> Value {
             "name": id.name,
             "namespace": id.namespace,
             "labels": { "app.kubernetes.io/managed-by": "quaymaster" },
-            "annotations": { APP: app },
+            "annotations": { subject.annotation(): subject.words() },
         },
         "spec": { "leaseTransitions": fence },
     });
@@ -163,6 +209,8 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::ports::BranchName;
+    use crate::ports::GitAddress;
     use crate::principal::PrincipalKind;
 
     fn principal(pairs: &[(&str, &str)]) -> Principal {
@@ -180,12 +228,13 @@ mod tests {
         ];
         let holder = Holder::of(&RunId::from_bits(5), &principal(&claims), "host-a");
         assert_eq!(holder.url, "https://gitlab.example.com/team/app/-/jobs/7");
-        let id = id("shop", "web");
+        let web = Subject::App("web".to_owned());
+        let id = id("shop", &web);
         let times = Times {
             acquired: "2026-01-01T00:00:00.000000Z".to_owned(),
             renewed: "2026-01-01T00:00:10.000000Z".to_owned(),
         };
-        let record = read(&held(&id, "web", &holder, 4, &times, Some("17")));
+        let record = read(&held(&id, &web, &holder, 4, &times, Some("17")));
         assert_eq!(record.holder.as_ref(), Some(&holder));
         assert_eq!((record.fence, record.version.as_str()), (4, "17"));
         assert_eq!(record.renewed, times.renewed);
@@ -194,8 +243,42 @@ mod tests {
 
     #[test]
     fn a_free_lock_keeps_its_number() {
-        let record = read(&free(&id("shop", "web"), "web", 4, "18"));
+        let web = Subject::App("web".to_owned());
+        let record = read(&free(&id("shop", &web), &web, 4, "18"));
         assert_eq!((record.holder, record.fence), (None, 4));
+    }
+
+    #[test]
+    fn files_have_one_lock_for_each_path_of_a_branch() {
+        let branch = |repository: &str, name: &str| Branch {
+            repository: GitAddress::parse(repository).expect("good"),
+            name: BranchName::parse(name).expect("good"),
+        };
+        let (one, two) = (
+            "https://git.example.com/team/fleet.git",
+            "https://git.example.com/team/other.git",
+        );
+        let names: std::collections::BTreeSet<String> = [
+            (one, "main", "apps"),
+            (two, "main", "apps"),
+            (one, "next", "apps"),
+            (one, "main", "apps/web"),
+        ]
+        .map(|(repository, name, path)| {
+            id("shop", &Subject::files(&branch(repository, name), path)).name
+        })
+        .into();
+        assert_eq!(names.len(), 4);
+        let folder = Subject::files(&branch(one, "main"), "apps/");
+        assert!(names.contains(&id("shop", &folder).name));
+        assert!(
+            names
+                .iter()
+                .all(|name| proto::ids::dns_subdomain(name).is_ok())
+        );
+        let body = free(&id("shop", &folder), &folder, 1, "1");
+        let said = text(&body, &["metadata", "annotations", FILES]);
+        assert_eq!(said, format!("apps on branch main of {one}"));
     }
 
     #[test]

@@ -7,6 +7,9 @@ use serde_json::Value;
 use super::*;
 use crate::fakes::Fakes;
 use crate::log::RunLog;
+use crate::ports::Branch;
+use crate::ports::BranchName;
+use crate::ports::GitAddress;
 
 struct Bench {
     fakes: Fakes,
@@ -16,6 +19,10 @@ struct Bench {
 }
 
 const APP: (&str, &str) = ("shop", "web");
+
+fn app() -> Subject {
+    Subject::App(APP.1.to_owned())
+}
 
 fn actor() -> Actor {
     Actor {
@@ -45,7 +52,7 @@ impl Bench {
             url: format!("https://gitlab.example.com/{run}"),
             agent: "host-a".to_owned(),
         };
-        Gate::new(APP, me, &actor(), &self.ports, &self.stop)
+        Gate::new((APP.0, app()), me, &actor(), &self.ports, &self.stop)
     }
 
     fn patience(&self, seconds: u64) -> Patience<'_> {
@@ -66,7 +73,7 @@ impl Bench {
     }
 
     fn object(&self) -> Value {
-        let object = self.fakes.cluster.object(&record::id(APP.0, APP.1));
+        let object = self.fakes.cluster.object(&record::id(APP.0, &app()));
         object.expect("the lock object is there")
     }
 
@@ -76,7 +83,7 @@ impl Bench {
 
     /// Puts the lock into the hands of a run that nobody renews for.
     fn hold_by_hand(&self, run: &str, fence: u64) {
-        let id = record::id(APP.0, APP.1);
+        let id = record::id(APP.0, &app());
         let holder = Holder {
             run: run.to_owned(),
             job: String::new(),
@@ -87,7 +94,7 @@ impl Bench {
             acquired: "then".to_owned(),
             renewed: "then".to_owned(),
         };
-        let mut body = record::held(&id, APP.1, &holder, fence, &times, None);
+        let mut body = record::held(&id, &app(), &holder, fence, &times, None);
         body["metadata"]["resourceVersion"] = Value::from(format!("by-hand-{fence}"));
         body["metadata"]["uid"] = Value::from("u");
         self.fakes.cluster.set(&id, body);
@@ -278,4 +285,108 @@ async fn a_short_outage_is_no_doubt() {
     lock.hold(&bench.patience(600), seconds(100)).await;
     assert!(!reins.writing.is_cancelled());
     assert_eq!(bench.holder(), None);
+}
+
+fn files(path: &str) -> Subject {
+    let branch = Branch {
+        repository: GitAddress::parse("https://git.example.com/team/fleet.git").expect("good"),
+        name: BranchName::parse("main").expect("good"),
+    };
+    Subject::files(&branch, path)
+}
+
+impl Bench {
+    fn line(&self, run: &str, app: &str, paths: &[&str]) -> Line<'_> {
+        let gate = |subject| {
+            let me = Holder {
+                run: run.to_owned(),
+                job: String::new(),
+                url: String::new(),
+                agent: String::new(),
+            };
+            Gate::new((APP.0, subject), me, &actor(), &self.ports, &self.stop)
+        };
+        let paths = paths.iter().map(|path| gate(files(path)));
+        Line::new(gate(Subject::App(app.to_owned())), paths.collect())
+    }
+
+    fn holder_of(&self, subject: &Subject) -> Option<String> {
+        let object = self.fakes.cluster.object(&record::id(APP.0, subject));
+        record::read(&object?).holder.map(|holder| holder.run)
+    }
+
+    async fn all_of(&self, line: &mut Line<'_>) -> bool {
+        let patience = self.patience(600);
+        let seen = line.look(&patience).await.expect("they can be read");
+        let locks = line.take(&seen, &patience).await.expect("they are written");
+        match locks {
+            Some(locks) => {
+                locks.hold(&patience, std::future::ready(())).await;
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_apps_that_change_the_same_files_do_so_one_after_the_other() {
+    let bench = Bench::new();
+    let patience = bench.patience(600);
+    let mut one = bench.line("run-1", "web", &["infra", "apps"]);
+    let mut two = bench.line("run-2", "api", &["apps"]);
+    let mut three = bench.line("run-3", "batch", &["jobs"]);
+    let seen = one.look(&patience).await.expect("they can be read");
+    let locks = one.take(&seen, &patience).await.expect("they are written");
+    let locks = locks.expect("nobody has them");
+    let work = async {
+        for path in ["apps", "infra"] {
+            assert_eq!(bench.holder_of(&files(path)).as_deref(), Some("run-1"));
+        }
+        assert!(bench.all_of(&mut three).await, "other files are free");
+        assert!(!bench.all_of(&mut two).await, "these are not");
+        let api = Subject::App("api".to_owned());
+        assert_eq!(
+            bench.holder_of(&api),
+            None,
+            "nothing is kept while it waits"
+        );
+        let short = bench.patience(5);
+        let error = two.wait(WhenLocked::Wait, &short).await.expect_err("held");
+        let text = error.to_string();
+        assert!(
+            text.contains("apps on branch main of https://git.example.com/team/fleet.git")
+                && text.contains("run-1"),
+            "{text}"
+        );
+        // Longer than a lock lasts without a renewal.
+        tokio::time::sleep(record::DURATION * 3).await;
+        assert!(!bench.all_of(&mut two).await, "all of them are renewed");
+    };
+    locks.hold(&patience, work).await;
+    assert!(bench.all_of(&mut two).await, "they are given back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn losing_the_lock_of_files_stops_the_run() {
+    let bench = Bench::new();
+    let patience = bench.patience(600);
+    let mut line = bench.line("run-1", "web", &["apps"]);
+    let seen = line.look(&patience).await.expect("they can be read");
+    let locks = line.take(&seen, &patience).await.expect("they are written");
+    let locks = locks.expect("nobody has them");
+    let reins = locks.reins();
+    let id = record::id(APP.0, &files("apps"));
+    let mut body = bench.fakes.cluster.object(&id).expect("it is there");
+    body["spec"]["holderIdentity"] = Value::from("run-9");
+    body["metadata"]["resourceVersion"] = Value::from("99");
+    bench.fakes.cluster.set(&id, body);
+    locks.hold(&patience, reins.watching.cancelled()).await;
+    assert!(reins.writing.is_cancelled());
+    assert_eq!(bench.holder_of(&files("apps")).as_deref(), Some("run-9"));
+    assert_eq!(
+        bench.holder_of(&app()),
+        None,
+        "that of the app is given back"
+    );
 }

@@ -22,6 +22,9 @@ pub fn of_flux(error: &FluxError) -> Problem {
             .hint("run the job again, or let fewer writers push to the branch at once"),
         FluxError::Lost { .. } => Problem::new(Code::RolloutFailed, detail)
             .hint("look at the history of the branch; run the job again to put the images in once more"),
+        FluxError::Absent { .. } => {
+            Problem::new(Code::Interrupted, detail).hint("run the job again: it makes the commit anew")
+        }
         FluxError::Edit(_) => Problem::new(Code::ImagePlaceMissing, detail).hint(
             "mark the place with an image policy comment, list the image in a kustomization, or name the place \
              under flux.values",
@@ -31,6 +34,8 @@ pub fn of_flux(error: &FluxError) -> Problem {
         FluxError::Journal(error) => of_journal(error),
         FluxError::Changed { .. } => Problem::new(Code::RolloutFailed, detail)
             .hint("put the images back by hand, keeping what the other commit changed"),
+        FluxError::Moved { .. } => Problem::new(Code::PlanChanged, detail)
+            .hint("look at the new plan, and save it: quaymaster plan --save FILE"),
         FluxError::Stopped => Problem::new(Code::Cancelled, detail),
         FluxError::Late { .. } => Problem::new(Code::RolloutTimeout, detail)
             .hint("look at `flux get all -A`; raise rollout.timeout if Flux only needs longer"),

@@ -11,12 +11,15 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use ::agent::child::confine;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use serde_json::Value;
 use tests::demo;
 use tests::demo::Ways;
 use tests::progress::{Event, Progress};
+use tests::pushes;
+use tests::pushes::Orders;
 use tests::stand::keeper;
 use tests::stand::layout::{Settings, Site, check_name};
 use tests::stand::token::IdToken;
@@ -70,6 +73,8 @@ enum Verb {
     #[command(hide = true)]
     Source { state: PathBuf },
     #[command(hide = true)]
+    Pushes(Orders),
+    #[command(hide = true)]
     Guard { name: String, base: PathBuf },
 }
 
@@ -120,6 +125,10 @@ struct Token {
 }
 
 fn main() -> ExitCode {
+    // Children of the agent's adapters are this program first, see `pushes`.
+    if let Some(failed) = confine::become_child(std::env::args_os()) {
+        return failed;
+    }
     let cli = Cli::parse();
     // Init of a namespace does nothing but start and reap: no runtime.
     let outcome = if let Verb::Inner { state } = &cli.verb {
@@ -157,6 +166,9 @@ async fn carry_out(verb: Verb) -> Result<()> {
     }
     if let Verb::Source { state } = &verb {
         return source::serve(site(state)?).await;
+    }
+    if let Verb::Pushes(orders) = &verb {
+        return pushes::write(orders, |line| println!("{line}")).await;
     }
     let settings = Settings::read()?;
     match verb {
@@ -218,9 +230,11 @@ async fn carry_out(verb: Verb) -> Result<()> {
         Verb::Guard { name, base } => {
             keeper::watch_over(&Settings { base, ..settings }, &name).await
         }
-        Verb::Inner { .. } | Verb::Servers { .. } | Verb::Git { .. } | Verb::Source { .. } => {
-            bail!("this verb needs no settings")
-        }
+        Verb::Inner { .. }
+        | Verb::Servers { .. }
+        | Verb::Git { .. }
+        | Verb::Source { .. }
+        | Verb::Pushes(_) => bail!("this verb needs no settings"),
     }
 }
 

@@ -19,6 +19,7 @@ use crate::engine::course::KEPT;
 use crate::flux::FluxError;
 use crate::flux::objects;
 use crate::flux::scene;
+use crate::flux::wait::Pushed;
 use crate::flux::wait::Said;
 use crate::flux::wait::Stand;
 use crate::flux::wait::Waiter;
@@ -42,6 +43,8 @@ pub(super) struct Delivery<'a, 'b> {
     pub(super) permit: &'a Permit,
     pub(super) flux: &'a Flux,
     pub(super) login: &'a GitLogin,
+    /// Whether the commit is on the branch.
+    pub(super) pushed: Pushed,
     pub(super) tools: &'a Tools<'b>,
     /// What stops it, and when it ends.
     pub(super) patience: Patience<'a>,
@@ -51,11 +54,19 @@ pub(super) struct Delivery<'a, 'b> {
 
 /// How Flux and the workloads ended.
 enum End {
-    Ready(usize),
+    /// With the number of objects and what is to be known beside them.
+    Ready(usize, Vec<String>),
     Failed(String, Vec<Cause>),
     TimedOut(Vec<Cause>),
     Stopped,
     Trouble(FluxError),
+}
+
+/// What was seen of Flux and of the workloads at once.
+struct Look {
+    stands: Vec<Said>,
+    /// Of the watch, where it has ended well.
+    warnings: Vec<String>,
 }
 
 impl Delivery<'_, '_> {
@@ -68,7 +79,7 @@ impl Delivery<'_, '_> {
         let token = format!("{now:.3}-{}-{}", self.tools.id, commit.short());
         let waiter = Waiter::new(
             self.flux,
-            commit,
+            (commit, self.pushed),
             self.permit.actor(),
             self.login,
             self.tools.ports,
@@ -90,40 +101,44 @@ impl Delivery<'_, '_> {
     async fn end(&self, waiter: &Waiter<'_>) -> End {
         let (log, patience) = (self.tools.log, &self.patience);
         if let Err(error) = waiter.sources(patience).await {
-            return self.trouble(error);
+            return trouble(error, waiter).await;
         }
         log.info("the source has fetched it");
         if let Err(error) = waiter.ask(patience).await {
-            return self.trouble(error);
+            return trouble(error, waiter).await;
         }
         let begun = |stand: &Stand| matches!(stand, Stand::Applied | Stand::Ready);
         let stands = match waiter.appliers_are(begun, patience).await {
             Ok(stands) => stands,
-            Err(error) => return self.late(error, waiter).await,
+            Err(error) => return trouble(error, waiter).await,
         };
         self.judge(waiter, stands).await
     }
 
     /// Looks at Flux and at the workloads side by side.
     async fn judge(&self, waiter: &Waiter<'_>, stands: Vec<Said>) -> End {
-        let mut stands = stands;
+        let mut look = Look {
+            stands,
+            warnings: Vec::new(),
+        };
         let mut judged: Option<Vec<AppliedObject>> = None;
         loop {
-            let objects = match self.workloads(&stands).await {
+            let objects = match self.workloads(&look.stands).await {
                 Ok(objects) => objects,
-                Err(error) => return self.trouble(error),
+                Err(error) => return trouble(error, waiter).await,
             };
-            if let Some(failed) = failure(&stands) {
+            if let Some(failed) = failure(&look.stands) {
                 return self.failed(failed, &objects).await;
             }
-            let all_ready = stands.iter().all(|(_, stand, _)| *stand == Stand::Ready);
+            let mut stands = look.stands.iter();
+            let all_ready = stands.all(|(_, stand, _)| *stand == Stand::Ready);
             if all_ready && judged.as_ref() == Some(&objects) {
                 let count = objects.len() + self.own.len();
-                return End::Ready(count);
+                return End::Ready(count, look.warnings);
             }
-            stands = match self.side_by_side(waiter, &stands, &objects).await {
+            look = match self.side_by_side(waiter, &look.stands, &objects).await {
                 Ok(Ok(next)) => next,
-                Ok(Err(error)) => return self.late(error, waiter).await,
+                Ok(Err(error)) => return trouble(error, waiter).await,
                 Err(end) => return end,
             };
             judged = Some(objects);
@@ -138,7 +153,7 @@ impl Delivery<'_, '_> {
         waiter: &Waiter<'_>,
         stands: &[Said],
         objects: &[AppliedObject],
-    ) -> Result<Result<Vec<Said>, FluxError>, End> {
+    ) -> Result<Result<Look, FluxError>, End> {
         let watching = self.watch(objects, self.patience.deadline).fuse();
         let is_ready = |stand: &Stand| *stand == Stand::Ready;
         let asking = waiter.appliers_are(is_ready, &self.patience).fuse();
@@ -146,26 +161,31 @@ impl Delivery<'_, '_> {
         // Both are polled again below, or the run ends with what the first one says.
         futures::select! {
             outcome = watching => {
-                ended(outcome)?;
+                let warnings = ended(outcome)?;
                 loop {
                     futures::select! {
-                        said = asking => return Ok(said),
+                        said = asking => return Ok(said.map(|stands| Look { stands, warnings })),
                         // A look that is lost to what Flux says is one look less.
                         () = tokio::time::sleep(AGAIN).fuse() => {}
                     }
                     match self.workloads(stands).await {
                         Ok(now) if now == objects => {}
-                        Ok(_) => return Ok(Ok(stands.to_vec())),
+                        Ok(_) => {
+                            let stands = stands.to_vec();
+                            return Ok(Ok(Look { stands, warnings }));
+                        }
                         Err(error) => return Ok(Err(error)),
                     }
                 }
             }
             said = asking => {
                 // Where all is ready for Flux, it is judged by the same look as any deploy.
-                if said.as_ref().is_ok_and(|said| failure(said).is_none()) {
-                    ended(watching.await)?;
-                }
-                Ok(said)
+                let warnings = if said.as_ref().is_ok_and(|said| failure(said).is_none()) {
+                    ended(watching.await)?
+                } else {
+                    Vec::new()
+                };
+                Ok(said.map(|stands| Look { stands, warnings }))
             }
         }
     }
@@ -225,39 +245,15 @@ impl Delivery<'_, '_> {
         End::Failed(said, vec![cause])
     }
 
-    /// The deadline came while Flux was waited for: the workloads may say why.
-    async fn late(&self, error: FluxError, waiter: &Waiter<'_>) -> End {
-        let FluxError::Late { what } = error else {
-            return self.trouble(error);
-        };
-        End::TimedOut(vec![waiter.not_done(&what).await])
-    }
-
-    fn trouble(&self, error: FluxError) -> End {
-        match error {
-            FluxError::Stopped => End::Stopped,
-            FluxError::Late { what } => End::TimedOut(vec![Cause {
-                kind: "flux_late".to_owned(),
-                object: self.flux.branch.to_string(),
-                message: format!("waiting for {what} took too long"),
-                evidence: Vec::new(),
-                hint: Some(
-                    "look at `flux get all -A` and the logs of Flux's controllers".to_owned(),
-                ),
-            }]),
-            error => End::Trouble(error),
-        }
-    }
-
     fn told(&self, end: End, commit: &CommitId) -> Verdict {
         let name = &self.permit.request().spec.name;
         let short = commit.short();
         match end {
-            End::Ready(count) => Verdict::succeeded(
+            End::Ready(count, warnings) => Verdict::succeeded(
                 format!(
                     "{name} is deployed through Flux: commit {short} is applied, {count} objects are ready"
                 ),
-                Vec::new(),
+                warnings,
             ),
             End::Failed(what, causes) => {
                 let why = causes
@@ -284,6 +280,17 @@ impl Delivery<'_, '_> {
                     "the run was cancelled after commit {short} was pushed; Flux goes on unwatched"
                 ),
             )),
+            End::Trouble(error @ FluxError::Absent { .. }) => {
+                Verdict::problem(report::flux::of_flux(&error))
+            }
+            End::Trouble(FluxError::Git { source, .. }) if self.pushed == Pushed::Perhaps => {
+                let detail = format!(
+                    "the agent was stopped during the run; Flux has a commit that cannot be compared with {short} \
+                     without the credential of the repository, which ended with the former process ({source})"
+                );
+                let hint = "look at Flux, or run the job again: it pushes nothing twice";
+                Verdict::problem(Problem::new(Code::Interrupted, detail).hint(hint))
+            }
             End::Trouble(error) => {
                 let mut problem = report::flux::of_flux(&error);
                 problem.detail = format!("{}; commit {short} is pushed", problem.detail);
@@ -301,11 +308,20 @@ impl Delivery<'_, '_> {
             self.tools.ports,
             &self.patience,
         );
+        let (ours, theirs) = (commit.short(), later.short());
         let stands = match edited.await {
             Ok((_, edited)) => edited.changes.is_empty(),
-            Err(_) => false,
+            // The places are gone, and our images with them.
+            Err(FluxError::Edit(_)) => false,
+            Err(error) => {
+                let mut verdict = verdict;
+                verdict.warnings.push(format!(
+                    "Flux is at commit {theirs} by now, which comes after ours; whether it names the same images could \
+                     not be looked at: {error}"
+                ));
+                return verdict;
+            }
         };
-        let (ours, theirs) = (commit.short(), later.short());
         if stands {
             self.tools.log.info(format!(
                 "Flux is at commit {theirs} by now, which comes after ours and names the same images"
@@ -319,6 +335,7 @@ impl Delivery<'_, '_> {
         let detail = format!("commit {ours} was superseded by {theirs}, {outcome}");
         Verdict {
             causes: verdict.causes,
+            warnings: verdict.warnings,
             ..Verdict::problem(
                 Problem::new(Code::Superseded, detail)
                     .hint("somebody pushed other images to the same places after this run"),
@@ -327,10 +344,19 @@ impl Delivery<'_, '_> {
     }
 }
 
-/// Tells every end of a watch but the good one.
-fn ended(outcome: Outcome) -> Result<(), End> {
+/// Tells what keeps Flux from being waited for; at the deadline, what Flux said last.
+async fn trouble(error: FluxError, waiter: &Waiter<'_>) -> End {
+    match error {
+        FluxError::Stopped => End::Stopped,
+        FluxError::Late { what } => End::TimedOut(vec![waiter.not_done(&what).await]),
+        error => End::Trouble(error),
+    }
+}
+
+/// Tells every end of a watch but the good one, of which the warnings are left.
+fn ended(outcome: Outcome) -> Result<Vec<String>, End> {
     match outcome {
-        Outcome::Ready { .. } => Ok(()),
+        Outcome::Ready { warnings } => Ok(warnings),
         Outcome::Failed { causes } => Err(End::Failed("the rollout failed".to_owned(), causes)),
         Outcome::TimedOut { causes } => Err(End::TimedOut(causes)),
         Outcome::Stopped => Err(End::Stopped),

@@ -305,3 +305,162 @@ async fn secrets_are_written_before_the_commit() {
     assert!(stage.fakes.cluster.secret_keys("app-db").is_some());
     assert_eq!(head(&stage).1, file("2"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn two_apps_on_the_same_files_are_judged_one_after_the_other() {
+    let stage = stage();
+    let other = SPEC
+        .replace("name: app", "name: other")
+        .replace("web:2", "web:3");
+    let both = async {
+        let runs = (
+            stage.run(SPEC, "", Mode::Deploy),
+            stage.run(&other, "", Mode::Deploy),
+        );
+        futures::join!(runs.0, runs.1)
+    };
+    let (one, two) = tokio::select! {
+        both = both => both,
+        () = play(&stage) => panic!("Flux ended"),
+    };
+    assert_eq!(one.status, Status::Succeeded, "{one:?}");
+    assert_eq!(two.status, Status::Succeeded, "{two:?}");
+    let text = stage.text();
+    let waits = format!("apps on {} is locked by run", branch());
+    assert!(text.contains(&waits), "{text}");
+    assert!(!text.contains("somebody else pushed meanwhile"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn source_that_never_fetches_is_told_with_what_it_said_last() {
+    let stage = stage();
+    let said = json!({ "conditions": [{ "type": "Ready", "status": "False",
+        "reason": "GitOperationFailed", "message": "no route to host" }] });
+    let object = stage.fakes.cluster.object(&source()).expect("it is there");
+    set(&stage, &source(), &object["spec"], &said);
+    let spec = SPEC.replace(", on_failure: revert", "");
+    let report = stage.run(&spec, "", Mode::Deploy).await;
+    assert_eq!(report.code, Some(Code::RolloutTimeout), "{report:?}");
+    assert_eq!(report.causes[0].kind, "flux_late");
+    let evidence = report.causes[0].evidence.join("; ");
+    assert!(
+        evidence.contains("GitOperationFailed: no route to host"),
+        "{evidence}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn commit_that_somebody_has_taken_back_already_is_not_taken_back_again() {
+    let stage = stage();
+    let bad = SPEC.replace("web:2", "web:bad");
+    let by_hand = async {
+        while head(&stage).1 != file("bad") {
+            tokio::task::yield_now().await;
+        }
+        // Before the push that would take it back.
+        stage.fakes.git.race(file("1"));
+        std::future::pending::<()>().await;
+    };
+    let report = tokio::select! {
+        report = run(&stage, &bad, Mode::Deploy) => report,
+        () = by_hand => panic!("it never ends"),
+    };
+    assert_eq!(report.status, Status::RolledBack, "{report:?}");
+    assert_eq!(head(&stage).0, "somebody else");
+}
+
+/// Runs until the commit is pushed and nobody answers, then ends as a process that is killed.
+async fn cut_after_push(stage: &Stage, spec: &str) -> Report {
+    let began = run(stage, spec, Mode::DryRun).await;
+    stage.fakes.journal.clear();
+    let work = stage.run(spec, "", Mode::Deploy);
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(1), work).await;
+    assert!(ended.is_err(), "nobody plays Flux");
+    began
+}
+
+async fn go_on(stage: &Stage, began: &Report) -> Report {
+    tokio::select! {
+        report = stage.go_on(began) => report.expect("it had a plan"),
+        () = play(stage) => panic!("Flux ended"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn run_that_was_cut_after_its_push_goes_on_to_the_same_verdict() {
+    let stage = stage();
+    let began = cut_after_push(&stage, SPEC).await;
+    let pushed = stage.fakes.git.head(&branch());
+    let report = go_on(&stage, &began).await;
+    assert_eq!(report.status, Status::Succeeded, "{report:?}");
+    assert_eq!(stage.fakes.git.head(&branch()), pushed);
+
+    let stage = self::stage();
+    let bad = SPEC.replace("web:2", "web:bad");
+    let began = cut_after_push(&stage, &bad).await;
+    let report = go_on(&stage, &began).await;
+    assert_eq!(report.status, Status::RollbackFailed, "{report:?}");
+    assert_eq!(report.causes[0].kind, "flux_failed", "{report:?}");
+    assert!(report.message.contains("credential"), "{}", report.message);
+}
+
+#[tokio::test(start_paused = true)]
+async fn run_that_was_cut_before_its_push_arrived_says_that_nothing_is_there() {
+    let stage = stage();
+    stage
+        .fakes
+        .git
+        .refuse_pushes(GitError::Late { seconds: 60 });
+    let began = cut_after_push(&stage, SPEC).await;
+    assert_eq!(head(&stage).1, file("1"));
+    let report = go_on(&stage, &began).await;
+    assert_eq!(report.status, Status::Interrupted, "{report:?}");
+    assert!(
+        report.message.contains("does not hold commit"),
+        "{}",
+        report.message
+    );
+}
+
+/// As [`Stage::run`], held to a plan.
+async fn run_as_planned(stage: &Stage, plan: &Report) -> Report {
+    let files = BTreeMap::from([("quaymaster.yaml".to_owned(), SPEC.as_bytes().to_vec())]);
+    let mut request = request::read(&Bundle { files }, Mode::Deploy).expect("the bundle is valid");
+    request.binding.plan.clone_from(&plan.plan);
+    assert!(request.binding.plan.is_some());
+    tokio::select! {
+        report = stage.run_asked(request) => report,
+        () = play(stage) => panic!("Flux ended"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn saved_plan_is_refused_when_an_edited_file_moved() {
+    let stage = stage();
+    let plan = run(&stage, SPEC, Mode::DryRun).await;
+    let mut theirs = file("1");
+    theirs.insert("other".to_owned(), b"theirs".to_vec());
+    stage.fakes.git.put(&branch(), &theirs, "other files");
+    let moved = Files::from([(
+        PATH.to_owned(),
+        [&*file("1")[PATH], &b"# more\n"[..]].concat(),
+    )]);
+    let good = run_as_planned(&stage, &plan).await;
+    assert_eq!(good.status, Status::Succeeded, "{good:?}");
+
+    let stage = self::stage();
+    let plan = run(&stage, SPEC, Mode::DryRun).await;
+    stage.fakes.git.put(&branch(), &moved, "theirs");
+    let report = run_as_planned(&stage, &plan).await;
+    assert_eq!(report.code, Some(Code::PlanChanged), "{report:?}");
+    assert!(report.message.contains(PATH), "{}", report.message);
+    assert_eq!(head(&stage).1, moved);
+
+    // Also where it moves while the commit is on its way.
+    let stage = self::stage();
+    let plan = run(&stage, SPEC, Mode::DryRun).await;
+    stage.fakes.git.race(moved.clone());
+    let report = run_as_planned(&stage, &plan).await;
+    assert_eq!(report.code, Some(Code::PlanChanged), "{report:?}");
+    assert_eq!(head(&stage).1, moved);
+}

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::ports::CommitId;
 use crate::resume::Progress;
 
 const SPEC: &str = "version: 1\nname: app\nmanifests: [k8s/]\n";
@@ -32,6 +33,15 @@ fn cut(stage: &Stage) -> Option<(Brief, Progress)> {
                 Entry::Applied { objects },
                 Progress::Writing { fence } | Progress::Supplied { fence },
             ) => Progress::Applied { fence, objects },
+            (
+                Entry::Pushing { commit, way, .. },
+                Progress::Applied { fence, objects } | Progress::Pushed { fence, objects, .. },
+            ) => Progress::Pushed {
+                fence,
+                objects,
+                commit: CommitId::parse(&commit).expect("an id"),
+                way,
+            },
             (_, before) => before,
         };
     }
@@ -40,7 +50,7 @@ fn cut(stage: &Stage) -> Option<(Brief, Progress)> {
 
 impl Stage {
     /// Goes on with the run as the next process does.
-    async fn go_on(&self, began: &Report) -> Option<Report> {
+    pub(super) async fn go_on(&self, began: &Report) -> Option<Report> {
         let (brief, progress) = cut(self)?;
         let request = brief.request().expect("the spec is still valid");
         let permit = authorize::authorize(&policy(), brief.principal(), request, &[], "d2")

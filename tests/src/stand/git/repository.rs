@@ -20,6 +20,7 @@ use crate::stand::layout::Site;
 use crate::stand::process;
 
 const PRE_RECEIVE: &str = include_str!("../../../stand/git/pre-receive.sh");
+const POST_RECEIVE: &str = include_str!("../../../stand/git/post-receive.sh");
 const RACE: &str = include_str!("../../../stand/git/race.sh");
 
 /// When somebody else is faster than a push.
@@ -29,6 +30,10 @@ pub enum Moment {
     BeforePush,
     /// While the push is received: the server refuses, because the branch is not where the push said.
     DuringPush,
+    /// Right after the push, before its sender hears of it: a commit comes on top of the one that was pushed.
+    AfterPush,
+    /// Right after the push, with force: a commit takes the place of the one that was pushed.
+    OverPush,
 }
 
 impl Moment {
@@ -36,6 +41,8 @@ impl Moment {
         match self {
             Self::BeforePush => "before",
             Self::DuringPush => "during",
+            Self::AfterPush => "after",
+            Self::OverPush => "over",
         }
     }
 }
@@ -73,7 +80,11 @@ impl Repository {
         made.git(&["config", "gc.auto", "0"]).await?;
         fs::create_dir_all(made.dir.join("stand"))?;
         fs::create_dir_all(made.dir.join("hooks"))?;
-        for (hook, text) in [("pre-receive", PRE_RECEIVE), ("race", RACE)] {
+        for (hook, text) in [
+            ("pre-receive", PRE_RECEIVE),
+            ("post-receive", POST_RECEIVE),
+            ("race", RACE),
+        ] {
             let path = made.dir.join("hooks").join(hook);
             fs::write(&path, text)?;
             fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
@@ -139,12 +150,20 @@ impl Repository {
     /// # Errors
     /// When there is none.
     pub async fn file(&self, branch: &str, path: &str) -> Result<Vec<u8>> {
-        let object = format!("refs/heads/{branch}:{path}");
+        self.file_at(&format!("refs/heads/{branch}"), path).await
+    }
+
+    /// Content of a file in a commit, byte for byte.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn file_at(&self, commit: &str, path: &str) -> Result<Vec<u8>> {
+        let object = format!("{commit}:{path}");
         let output = self
             .command(&["cat-file", "blob", &object])
             .output()
             .await?;
-        anyhow::ensure!(output.status.success(), "there is no {path} on {branch}");
+        anyhow::ensure!(output.status.success(), "there is no {path} at {commit}");
         Ok(output.stdout)
     }
 
@@ -255,7 +274,7 @@ impl Repository {
         self.set("reject", &format!("{count}\n"))
     }
 
-    /// Lets the next `count` pushes lose a race: a commit that changes `files` comes onto `branch` first.
+    /// Lets a commit of somebody else meet the next `count` pushes: it changes `files` of `branch`.
     ///
     /// # Errors
     /// When the setting cannot be written.
