@@ -15,7 +15,7 @@ use tests::stand::Stand;
 use tests::submission::Finished;
 use tests::world::World;
 
-fn folder(way: &str) -> PathBuf {
+pub(crate) fn folder(way: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../examples")
         .join(way)
@@ -54,17 +54,17 @@ async fn world(name: &str) -> Result<World> {
     Ok(world)
 }
 
-/// The files of an example, for a world; the variables are left as they are.
+/// The files of an example's production, for a world; only the image is left as it is.
 fn bundle(world: &World, way: &str) -> Result<BTreeMap<String, String>> {
     let root = folder(way);
     let mut files = files(&root, &root)?;
     let spec = files.get_mut("quaymaster.yaml").context("the spec")?;
     *spec = spec
         .replace("kv/flask/app", &format!("kv/{}/app", world.role))
-        .replace(
-            &format!("namespace: {way} }}"),
-            &format!("namespace: {} }}", world.namespace),
-        );
+        .replace("${NAMESPACE}", &world.namespace)
+        .replace("${APP}", "flask")
+        .replace("${OVERLAY}", "production")
+        .replace("${CI_ENVIRONMENT_NAME}", "production");
     Ok(files)
 }
 
@@ -72,9 +72,7 @@ fn bundle(world: &World, way: &str) -> Result<BTreeMap<String, String>> {
 async fn deploy(world: &World, way: &str, image: &str) -> Result<Finished> {
     let mut files = bundle(world, way)?;
     let spec = files.get_mut("quaymaster.yaml").context("the spec")?;
-    *spec = spec
-        .replace("${IMAGE}", image)
-        .replace("${CI_ENVIRONMENT_NAME}", "production");
+    *spec = spec.replace("${IMAGE}", image);
     let files: Vec<(&str, &str)> = files
         .iter()
         .map(|(name, text)| (name.as_str(), text.as_str()))
@@ -83,7 +81,7 @@ async fn deploy(world: &World, way: &str, image: &str) -> Result<Finished> {
 }
 
 /// The image of the example, built and pushed as its pipeline does.
-async fn image(stand: &Stand) -> Result<String> {
+pub(crate) async fn image(stand: &Stand) -> Result<String> {
     let context = folder("flask");
     let base = stand.base_image().await?;
     stand
@@ -184,7 +182,7 @@ struct Failure {
 }
 
 /// Takes out of a line what differs between worlds: the namespace, the app, names of pods and runs.
-fn common(line: &str, world: &World, app: &str) -> String {
+pub(crate) fn common(line: &str, world: &World, app: &str) -> String {
     let line = line
         .replace(&world.namespace, "NAMESPACE")
         .replace(&format!("stand/NAMESPACE/{app}:"), "stand/NAMESPACE/APP:")
@@ -207,11 +205,7 @@ async fn failure(way: &str, image: &str, bad: &str) -> Result<Failure> {
         .map(|(name, text)| (name.as_str(), text.as_str()))
         .collect();
     let dir = crate::client::folder(&world, &files)?;
-    let variables = [
-        ("IMAGE", bad),
-        ("CI_ENVIRONMENT_NAME", "production"),
-        ("GITLAB_CI", "true"),
-    ];
+    let variables = [("IMAGE", bad), ("GITLAB_CI", "true")];
     let failed = crate::client::quaymaster(&world, &["deploy"], dir.path(), &variables).await?;
     let log = crate::client::told(&failed);
     ensure!(failed.status.code() == Some(11), "{way}: {log}");

@@ -30,6 +30,7 @@ mod matrix;
 mod moving;
 mod outages;
 mod pages;
+mod pipelines;
 mod plans;
 mod reads;
 mod refusals;

@@ -44,6 +44,9 @@ fn whole(piece: &str) -> String {
     }
     spec.push_str(&piece.replace("${IMAGE}", "registry.example.com/shop:1"));
     spec.replace("${CI_ENVIRONMENT_NAME}", "production")
+        .replace("${NAMESPACE}", "shop")
+        .replace("${APP}", "shop")
+        .replace("${OVERLAY}", "production")
         .replace("${FLEET_REPOSITORY}", "https://git.example.com/fleet.git")
 }
 
@@ -75,7 +78,14 @@ fn every_sample_of_a_spec_is_one() -> Result<()> {
             taken(page, &sample)?;
         }
     }
-    for way in ["flask", "flask-helm", "flask-kustomize", "flask-flux"] {
+    let ways = [
+        "flask",
+        "flask-helm",
+        "flask-kustomize",
+        "flask-kustomize/stop",
+        "flask-flux",
+    ];
+    for way in ways {
         let page = format!("examples/{way}/quaymaster.yaml");
         taken(&page, &read(&page)?)?;
     }

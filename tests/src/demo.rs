@@ -319,6 +319,8 @@ impl Job<'_> {
     /// Runs the client as a job would; its output goes to the terminal. It has to end with `code`.
     async fn expect(&self, code: i32, words: &[&OsStr], image: &str) -> Result<()> {
         let token = self.stand.token()?.environment("production");
+        // Each example is deployed into the namespace that its folder is called by.
+        let namespace = words.last().and_then(|word| Path::new(word).file_name());
         let status = Command::new(&self.programs.client)
             .args(words)
             .env_clear()
@@ -327,6 +329,8 @@ impl Job<'_> {
             .env("IMAGE", image)
             .env("FLEET_REPOSITORY", flux::address(self.stand))
             .env("CI_ENVIRONMENT_NAME", "production")
+            .env("NAMESPACE", namespace.unwrap_or_default())
+            .envs([("APP", "flask"), ("OVERLAY", "production")])
             .stdin(Stdio::null())
             .status()
             .await

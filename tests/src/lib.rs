@@ -14,6 +14,7 @@ pub mod stand;
 pub mod submission;
 pub mod wait;
 pub mod world;
+pub mod pipeline;
 pub mod kills;
 pub mod matrix;
 pub mod pushes;

@@ -16,7 +16,7 @@ pub mod git;
 pub mod gitlab;
 mod http;
 pub mod image;
-mod install;
+pub(crate) mod install;
 pub mod isolate;
 pub mod keeper;
 pub mod kubernetes;
@@ -53,6 +53,7 @@ use serde_json::Value;
 use tokio::process::Command;
 use tokio::sync::OnceCell;
 
+use self::install::executor::Executor;
 use self::kubernetes::Cluster;
 use self::layout::Facts;
 use self::layout::Settings;
@@ -199,6 +200,14 @@ impl Stand {
             flux::ask(&self.facts.site, &flux).await
         };
         self.flux.get_or_try_init(start).await.map(drop)
+    }
+
+    /// Says how pipelines are executed; fetches what that needs if no stand had it yet.
+    ///
+    /// # Errors
+    /// When it cannot be had; the error says what to install.
+    pub(crate) async fn executor(&self) -> Result<Executor> {
+        install::executor::ensure(&Settings::read()?, show).await
     }
 
     /// What there is to say about Flux after a start, in one sentence.

@@ -4,6 +4,7 @@
 //! version, and is made beside and renamed. Invariant: two starts never build the same thing twice; the second
 //! waits for the first. What cannot be had is told in one sentence each, all at once.
 
+pub(crate) mod executor;
 pub(super) mod flux;
 
 use std::collections::BTreeMap;
