@@ -254,7 +254,7 @@ async fn alone(
             Ok(Some(locks)) => {
                 course.reins = locks.reins();
                 let work = course::write_and_watch(&mut course, draft, tools, patience, told);
-                return locks.hold(patience, work).await;
+                return locks.hold(patience, work.boxed()).await;
             }
             Ok(None) => values::close(draft, tools, patience).await,
             Err(problem) => {

@@ -185,6 +185,7 @@ fn every_cause_that_is_told_is_one_of_the_code() -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/src");
     let mut sources = read("deploy/src/watch/verdict.rs")?;
     sources.push_str(&read("deploy/src/engine/flux/delivery.rs")?);
+    sources.push_str(&read("deploy/src/flux/wait.rs")?);
     for entry in fs::read_dir(root.join("cause"))? {
         sources.push_str(&fs::read_to_string(entry?.path())?);
     }

@@ -117,7 +117,7 @@ async fn go_on(
         Ok(Some(locks)) => {
             let reins = locks.reins();
             let work = carry_on(permit, brief, progress, reins, tools, patience, told);
-            locks.hold(patience, work).await
+            locks.hold(patience, work.boxed()).await
         }
         Ok(None) => match progress {
             Progress::Planned => interrupted("nothing was written"),

@@ -7,6 +7,7 @@
 
 use futures::FutureExt as _;
 use futures::future;
+use futures::future::BoxFuture;
 
 use super::Gate;
 use super::Lock;
@@ -78,11 +79,11 @@ impl<'a> Line<'a> {
             match taken {
                 Ok(Some(lock)) => locks.files.push(lock.under(&locks.app.reins())),
                 Ok(None) => {
-                    locks.hold(patience, future::ready(())).await;
+                    locks.hold(patience, future::ready(()).boxed()).await;
                     return Ok(None);
                 }
                 Err(error) => {
-                    locks.hold(patience, future::ready(())).await;
+                    locks.hold(patience, future::ready(()).boxed()).await;
                     return Err(error);
                 }
             }
@@ -107,20 +108,23 @@ impl<'a> Line<'a> {
     }
 }
 
-impl Locks<'_> {
+impl<'a> Locks<'a> {
     /// Returns what stops the run that holds them: the loss of any.
     #[must_use]
     pub fn reins(&self) -> Reins {
         self.app.reins()
     }
 
-    /// Renews them while `work` is on, then gives them back.
-    pub async fn hold<T: Send>(
+    /// Renews them while `work` is on, which is boxed for its size, then gives them back.
+    pub async fn hold<'w, T: Send + 'w>(
         self,
-        patience: &Patience<'_>,
-        work: impl Future<Output = T> + Send,
-    ) -> T {
-        let mut work = work.boxed();
+        patience: &'w Patience<'_>,
+        work: BoxFuture<'w, T>,
+    ) -> T
+    where
+        'a: 'w,
+    {
+        let mut work = work;
         for lock in self.files {
             work = lock.hold(patience, work).boxed();
         }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures::FutureExt as _;
 use serde_json::Value;
 
 use super::*;
@@ -321,7 +322,7 @@ impl Bench {
         let locks = line.take(&seen, &patience).await.expect("they are written");
         match locks {
             Some(locks) => {
-                locks.hold(&patience, std::future::ready(())).await;
+                locks.hold(&patience, std::future::ready(()).boxed()).await;
                 true
             }
             None => false,
@@ -363,7 +364,7 @@ async fn two_apps_that_change_the_same_files_do_so_one_after_the_other() {
         tokio::time::sleep(record::DURATION * 3).await;
         assert!(!bench.all_of(&mut two).await, "all of them are renewed");
     };
-    locks.hold(&patience, work).await;
+    locks.hold(&patience, work.boxed()).await;
     assert!(bench.all_of(&mut two).await, "they are given back");
 }
 
@@ -381,7 +382,9 @@ async fn losing_the_lock_of_files_stops_the_run() {
     body["spec"]["holderIdentity"] = Value::from("run-9");
     body["metadata"]["resourceVersion"] = Value::from("99");
     bench.fakes.cluster.set(&id, body);
-    locks.hold(&patience, reins.watching.cancelled()).await;
+    locks
+        .hold(&patience, reins.watching.cancelled().boxed())
+        .await;
     assert!(reins.writing.is_cancelled());
     assert_eq!(bench.holder_of(&files("apps")).as_deref(), Some("run-9"));
     assert_eq!(
