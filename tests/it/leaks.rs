@@ -11,7 +11,7 @@ use crate::samples::Deployment;
 use crate::samples::spec;
 
 /// A value with characters that base64, URLs and JSON write differently.
-const CANARY: &str = "cAnArY/5f0e+77\"x?é-value";
+pub(crate) const CANARY: &str = "cAnArY/5f0e+77\"x?é-value";
 
 /// Every form in which the value could leave.
 fn forms() -> Vec<String> {
@@ -34,7 +34,8 @@ fn forms() -> Vec<String> {
     ]
 }
 
-fn clean(what: &str, text: &str) -> Result<()> {
+/// Searches a text for the canary in every form.
+pub(crate) fn clean(what: &str, text: &str) -> Result<()> {
     for form in forms() {
         ensure!(!text.contains(&form), "{what} holds the canary as {form}");
     }
@@ -115,7 +116,8 @@ async fn a_secret_value_is_in_no_output() -> Result<()> {
     Ok(())
 }
 
-fn walk(dir: &std::path::Path) -> Result<Vec<std::path::PathBuf>> {
+/// Lists all files of a folder.
+pub(crate) fn walk(dir: &std::path::Path) -> Result<Vec<std::path::PathBuf>> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();

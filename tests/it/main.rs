@@ -29,6 +29,7 @@ mod manifests;
 mod matrix;
 mod outages;
 mod pages;
+mod pipelines;
 mod plans;
 mod reads;
 mod refusals;
