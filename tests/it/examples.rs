@@ -81,7 +81,7 @@ async fn deploy(world: &World, way: &str, image: &str) -> Result<Finished> {
 }
 
 /// The image of the example, built and pushed as its pipeline does.
-pub(crate) async fn image(stand: &Stand) -> Result<String> {
+async fn image(stand: &Stand) -> Result<String> {
     let context = folder("flask");
     let base = stand.base_image().await?;
     stand
@@ -182,7 +182,7 @@ struct Failure {
 }
 
 /// Takes out of a line what differs between worlds: the namespace, the app, names of pods and runs.
-pub(crate) fn common(line: &str, world: &World, app: &str) -> String {
+fn common(line: &str, world: &World, app: &str) -> String {
     let line = line
         .replace(&world.namespace, "NAMESPACE")
         .replace(&format!("stand/NAMESPACE/{app}:"), "stand/NAMESPACE/APP:")

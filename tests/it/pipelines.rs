@@ -4,7 +4,6 @@
 //! What a scenario changes of an example is what a team changes too: variables of the project, the paths in Vault, and
 //! where Flux's objects are.
 
-mod failing;
 mod platform;
 
 use std::collections::BTreeMap;
