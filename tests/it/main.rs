@@ -30,6 +30,7 @@ mod matrix;
 mod outages;
 mod pages;
 mod plans;
+mod promote;
 mod reads;
 mod refusals;
 mod remote_charts;
