@@ -15,6 +15,8 @@ mod matching;
 mod scope;
 mod verbs;
 
+use std::collections::BTreeMap;
+
 use proto::ids::ClusterName;
 use proto::ids::Namespace;
 use proto::report::Mode;
@@ -22,6 +24,7 @@ use proto::report::NearMiss;
 
 use crate::binding::Binding;
 use crate::chart;
+use crate::image::ImageRef;
 use crate::object::Object;
 use crate::object::Resource;
 use crate::policy::ClusterGrant;
@@ -63,9 +66,34 @@ pub struct Permit {
     vault_role: Option<String>,
     grant: ClusterGrant,
     request: Request,
+    /// For a promotion: to look at the environment that the images come from.
+    origin: Option<Box<Permit>>,
 }
 
 impl Permit {
+    /// Gives out the permit to look at the environment whose images are promoted, once.
+    pub fn take_origin(&mut self) -> Option<Self> {
+        self.origin.take().map(|origin| *origin)
+    }
+
+    /// Shows that permit while it is there.
+    #[must_use]
+    pub fn origin(&self) -> Option<&Self> {
+        self.origin.as_deref()
+    }
+
+    /// Puts the images in that a promotion found. The same rule decides about them as about those of a spec.
+    ///
+    /// # Errors
+    /// The denial, naming the first image that the rule does not grant.
+    pub fn with_images(mut self, images: BTreeMap<String, ImageRef>) -> Result<Self, Box<Denial>> {
+        self.request.spec.images = images;
+        match flux::images(&self.grant, &self.request) {
+            Ok(()) => Ok(self),
+            Err(refusal) => Err(Box::new(self.denial(refusal))),
+        }
+    }
+
     /// Adds objects that became known after the rest was granted: rendered ones, or those of a
     /// recorded revision. The same rule decides about them as about all others; `served` as in
     /// [`authorize`].
@@ -120,9 +148,11 @@ impl Permit {
                 spec,
                 objects: Vec::new(),
                 source: Source::Manifests,
+                origin: None,
                 binding: Binding::default(),
                 notes: Vec::new(),
             },
+            origin: None,
         };
         sibling.complete(objects, served)
     }
@@ -230,11 +260,34 @@ pub fn admit(policy: &Policy, principal: &Principal, decision: &str) -> Result<(
 /// Makes the permit. `decision` is a fresh id that the caller brings. Whether a kind is namespaced
 /// is told by built-in knowledge, by a CRD in the same bundle, or by `served` for kinds that the
 /// cluster defines. A kind that none of them knows is taken as namespaced: had it been cluster
-/// scoped, the API server would find no such path and refuse it before the first write.
+/// scoped, the API server would find no such path and refuse it before the first write. A promotion needs
+/// a grant for both environments, which may be of two rules.
 ///
 /// # Errors
 /// The denial, naming the first thing that the best matching rule does not grant.
 pub fn authorize(
+    policy: &Policy,
+    principal: Principal,
+    request: Request,
+    served: &[Resource],
+    decision: &str,
+) -> Result<Permit, Denial> {
+    let mut permit = one(policy, principal, request, served, decision)?;
+    let Some(asked) = permit.request.origin.take() else {
+        return Ok(permit);
+    };
+    let name = asked.spec.name.clone();
+    let made = one(policy, permit.principal.clone(), *asked, &[], decision);
+    let made = made.map_err(|denial| Denial {
+        message: format!("promoting from {name}: {}", denial.message),
+        ..denial
+    })?;
+    permit.origin = Some(Box::new(made));
+    Ok(permit)
+}
+
+/// Makes the permit of one environment.
+fn one(
     policy: &Policy,
     principal: Principal,
     request: Request,
@@ -411,6 +464,7 @@ fn permit(
         vault_role: granted.vault_role,
         grant: granted.grant,
         request,
+        origin: None,
     }
 }
 

@@ -20,6 +20,7 @@ mod told;
 mod values;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use futures::FutureExt as _;
 use proto::error::Code;
@@ -56,6 +57,7 @@ use crate::plan;
 use crate::plan::Content;
 use crate::plan::Live;
 use crate::plan::Plan;
+use crate::ports::Cluster;
 use crate::ports::Entry;
 use crate::ports::Login;
 use crate::ports::Ports;
@@ -101,9 +103,28 @@ struct Told {
     plan: Option<SavedPlan>,
 }
 
+/// How a promotion reaches the environment that its images come from.
+pub struct Elsewhere {
+    /// The cluster of that environment.
+    pub cluster: Arc<dyn Cluster>,
+    /// How its credential is read; unset as for [`run`].
+    pub login: Option<Login>,
+}
+
 /// Carries out a permit. `login` is how the run gets its Vault token; unset when the caller brought
 /// nothing that Vault takes, which only fails a run that needs secrets. Always ends the log.
 pub async fn run(permit: Permit, login: Option<Login>, tools: Tools<'_>) -> Report {
+    promote(permit, login, None, tools).await
+}
+
+/// As [`run`], for a permit with an origin: its images are read there first, and the run ends before it
+/// writes anything unless that environment is ready with them.
+pub async fn promote(
+    permit: Permit,
+    login: Option<Login>,
+    elsewhere: Option<Elsewhere>,
+    tools: Tools<'_>,
+) -> Report {
     let report = told::first_report(&permit, &tools);
     let patience = Patience {
         deadline: Instant::now() + permit.request().spec.rollout.timeout,
@@ -114,7 +135,7 @@ pub async fn run(permit: Permit, login: Option<Login>, tools: Tools<'_>) -> Repo
     told::introduce(&permit, tools.log);
     let mut told = Told::default();
     // Boxed for its size.
-    let executed = execute(permit, login, &tools, &patience, &mut told).boxed();
+    let executed = execute(permit, (login, elsewhere), &tools, &patience, &mut told).boxed();
     let verdict = match executed.await {
         Ok(verdict) => verdict,
         // Any stage that was cut short by the stop token ends as what it is.
@@ -137,11 +158,14 @@ pub async fn run(permit: Permit, login: Option<Login>, tools: Tools<'_>) -> Repo
 /// Everything up to the verdict; an `Err` means that nothing was written.
 async fn execute(
     permit: Permit,
-    login: Option<Login>,
+    (login, elsewhere): (Option<Login>, Option<Elsewhere>),
     tools: &Tools<'_>,
     patience: &Patience<'_>,
     told: &mut Told,
 ) -> Result<Verdict, Problem> {
+    // Boxed for its size.
+    let found = flux::origin::complete(permit, elsewhere, tools, patience).boxed();
+    let permit = found.await?;
     let permit = back::complete(permit, tools, patience).await?;
     let permit = render::rendered(permit, tools.ports, patience)
         .await

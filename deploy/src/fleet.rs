@@ -3,7 +3,7 @@
 //! Called by [`crate::flux`] with what a branch holds. An image is found by a marker of Flux's image automation
 //! on its line ([`setters`]), as an entry of a kustomization ([`kustomize`]), or by a path that the spec names
 //! ([`values`]). [`scan`] reads where every scalar stands, [`scalar`] writes a text in the style of the one it
-//! replaces, [`message`] is what the commit says.
+//! replaces, [`message`] is what the commit says. [`told`] goes the other way: which images the files name.
 //!
 //! Invariants: only bytes of the places found change, everything else stays as it is; what was written is
 //! read again and compared before it is given out. Files may hold secrets: nothing of them is told but texts
@@ -14,6 +14,7 @@ pub mod message;
 mod scalar;
 mod scan;
 mod setters;
+pub mod told;
 mod values;
 
 use std::collections::BTreeMap;
@@ -94,6 +95,22 @@ pub enum EditError {
         /// What is the matter, as the rest of a sentence.
         problem: String,
     },
+    /// Two places name different images under one name.
+    Differ {
+        /// The name under `images`.
+        image: String,
+        /// What stands at the first place, with the place.
+        first: String,
+        /// What stands at the other.
+        second: String,
+    },
+    /// The places tell too little to know which image it is.
+    Partial {
+        /// The name under `images`.
+        image: String,
+        /// What is not told, such as its name.
+        missing: &'static str,
+    },
     /// A path of the spec leads nowhere.
     Path {
         /// The path, with its object.
@@ -122,6 +139,14 @@ impl fmt::Display for EditError {
                 line,
                 problem,
             } => write!(f, "{file}, line {line}: {problem}"),
+            Self::Differ {
+                image,
+                first,
+                second,
+            } => write!(f, "the files do not agree on {image}: {first}, {second}"),
+            Self::Partial { image, missing } => {
+                write!(f, "no place of {image} tells its {missing}")
+            }
             Self::Path { path, reached } => {
                 write!(f, "flux.values: {path} is in no file; {reached}")
             }

@@ -217,7 +217,7 @@ fn frozen_chart(permit: &Permit, helm: &Helm, records: &[Record]) -> Chart {
     let none = BTreeMap::new();
     let files = match &request.source {
         Source::Rendered(files) => files,
-        Source::Manifests | Source::Revision(_) => &none,
+        Source::Manifests | Source::Revision(_) | Source::Environment => &none,
     };
     let presence = if records.is_empty() {
         Presence::New

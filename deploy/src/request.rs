@@ -39,6 +39,8 @@ pub struct Request {
     pub objects: Vec<Object>,
     /// Where more objects come from, once the run is on.
     pub source: Source,
+    /// The environment whose images are promoted to this one; unset: the spec says which images.
+    pub origin: Option<Box<Request>>,
     /// The bundle it came in, and the saved plan that it has to keep; the caller of [`read`] sets it.
     pub binding: Binding,
     /// Things to tell the caller.
@@ -54,6 +56,8 @@ pub enum Source {
     Revision(Option<u64>),
     /// The kustomization or chart of the spec, rendered by the run from these files of the bundle.
     Rendered(Files),
+    /// Nothing is changed: the spec names an environment whose images are read, and judged.
+    Environment,
 }
 
 /// Reads a request out of a bundle.
@@ -80,6 +84,7 @@ pub fn read(bundle: &Bundle, mode: Mode) -> Result<Request, InputError> {
             spec,
             objects: Vec::new(),
             source: Source::Rendered(bundle.files.clone()),
+            origin: None,
             binding: Binding::default(),
             notes: Vec::new(),
         });
@@ -101,9 +106,61 @@ pub fn read(bundle: &Bundle, mode: Mode) -> Result<Request, InputError> {
         spec,
         objects: manifests.objects,
         source: Source::Manifests,
+        origin: None,
         binding: Binding::default(),
         notes: manifests.notes,
     })
+}
+
+/// Reads a request whose images are those of another environment: `path` is the spec of that one in the
+/// bundle. Both are delivered by Flux; what stands under `images` counts by its names only.
+///
+/// # Errors
+/// As for [`read`], for either spec; a spec without `flux`, or names that the other one does not have.
+pub fn promotion(bundle: &Bundle, path: &str, mode: Mode) -> Result<Request, InputError> {
+    let mut request = read(bundle, mode)?;
+    let refused = |file: &str, message: String| {
+        let place = Place {
+            file: Some(file.to_owned()),
+            ..Place::message(message)
+        };
+        InputError::one(Code::SpecInvalid, place)
+    };
+    let Some(file) = bundle.files.get(path) else {
+        let message = "the images are to come from the environment of this spec, and the bundle has no such file";
+        return Err(refused(path, message.to_owned()));
+    };
+    let mut other = spec::parse(file).map_err(|mut error| {
+        let places = error.places.iter_mut();
+        places.for_each(|place| place.file = Some(path.to_owned()));
+        error
+    })?;
+    for (file, spec) in [(SPEC_FILE, &request.spec), (path, &other)] {
+        if spec.flux.is_none() {
+            let message = "images are promoted between environments that Flux delivers; this spec has no 'flux'";
+            return Err(refused(file, message.to_owned()));
+        }
+    }
+    let names = &request.spec.images;
+    if let Some(name) = names.keys().find(|name| !other.images.contains_key(*name)) {
+        let message = format!("the image {name} of {SPEC_FILE} is not listed under 'images' here");
+        return Err(refused(path, message));
+    }
+    other.images.retain(|name, _| names.contains_key(name));
+    if let Some(flux) = &mut other.flux {
+        flux.values.retain(|rule| names.contains_key(&rule.image));
+    }
+    other.secrets.clear();
+    request.origin = Some(Box::new(Request {
+        mode,
+        spec: other,
+        objects: Vec::new(),
+        source: Source::Environment,
+        origin: None,
+        binding: Binding::default(),
+        notes: Vec::new(),
+    }));
+    Ok(request)
 }
 
 /// Makes the request to go back to a recorded revision; its objects become known during the run.
@@ -147,6 +204,7 @@ pub fn rollback(asked: Rollback) -> Result<Request, InputError> {
         },
         objects: Vec::new(),
         source: Source::Revision(asked.revision),
+        origin: None,
         binding: Binding::default(),
         notes: Vec::new(),
     })

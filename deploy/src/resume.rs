@@ -20,6 +20,7 @@ use serde_json::Value;
 use crate::authorize::Permit;
 use crate::binding::Binding;
 use crate::bundle::InputError;
+use crate::image::ImageRef;
 use crate::object::AppliedObject;
 use crate::object::Gvk;
 use crate::object::Object;
@@ -34,6 +35,7 @@ use crate::principal::PrincipalKind;
 use crate::request::Request;
 use crate::request::Source;
 use crate::spec;
+use crate::spec::Spec;
 
 /// How far a run had come when its agent ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,6 +79,9 @@ pub struct Brief {
     principal: String,
     mode: Mode,
     spec: String,
+    /// The images where they are not those of the spec: a promotion found them.
+    #[serde(default)]
+    images: BTreeMap<String, String>,
     objects: Vec<Kept>,
     /// The cluster that was granted.
     pub cluster: ClusterName,
@@ -139,6 +144,14 @@ impl Kept {
     }
 }
 
+/// Lists the images of a deploy through Flux; others are in the objects.
+fn images(spec: &Spec) -> BTreeMap<String, String> {
+    let images = spec.images.iter().filter(|_| spec.flux.is_some());
+    images
+        .map(|(name, image)| (name.clone(), image.to_string()))
+        .collect()
+}
+
 impl Brief {
     /// Writes down a plan, with its steps as they are told and whether its run needs the lock.
     #[must_use]
@@ -155,6 +168,7 @@ impl Brief {
             principal: permit.principal().kind().word().to_owned(),
             mode: request.mode,
             spec: request.spec.text.clone(),
+            images: images(&request.spec),
             objects: request.objects.iter().map(Kept::of).collect(),
             cluster: permit.cluster().clone(),
             namespace: permit.namespace().clone(),
@@ -194,11 +208,18 @@ impl Brief {
     /// # Errors
     /// When this version of the agent does not take the spec any more.
     pub fn request(&self) -> Result<Request, InputError> {
+        let mut spec = spec::parse(self.spec.as_bytes())?;
+        for (name, text) in &self.images {
+            if let Ok(image) = ImageRef::parse(text) {
+                spec.images.insert(name.clone(), image);
+            }
+        }
         Ok(Request {
             mode: self.mode,
-            spec: spec::parse(self.spec.as_bytes())?,
+            spec,
             objects: self.objects.iter().map(Kept::object).collect(),
             source: Source::Manifests,
+            origin: None,
             binding: Binding::default(),
             notes: Vec::new(),
         })

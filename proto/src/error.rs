@@ -87,6 +87,8 @@ pub enum Code {
     ImagePlaceMissing,
     /// Flux could not carry the deploy out as things are (424).
     FluxNotReady,
+    /// The environment whose images were to be promoted is not ready with them (424).
+    PromotionRefused,
     /// The API server did not answer within the run's deadline (424).
     ClusterUnavailable,
     /// Another field manager owns a field (424).
@@ -238,6 +240,7 @@ impl Code {
             | Self::GitUnavailable
             | Self::ImagePlaceMissing
             | Self::FluxNotReady
+            | Self::PromotionRefused
             | Self::ClusterUnavailable
             | Self::ApplyConflict
             | Self::RolloutFailed
@@ -290,6 +293,7 @@ impl Code {
             Self::GitUnavailable => "git_unavailable",
             Self::ImagePlaceMissing => "image_place_missing",
             Self::FluxNotReady => "flux_not_ready",
+            Self::PromotionRefused => "promotion_refused",
             Self::ClusterUnavailable => "cluster_unavailable",
             Self::ApplyConflict => "apply_conflict",
             Self::RolloutFailed => "rollout_failed",
@@ -342,6 +346,7 @@ impl Code {
             Self::GitUnavailable => "The Git server did not answer in time",
             Self::ImagePlaceMissing => "The repository has no place for an image",
             Self::FluxNotReady => "Flux cannot carry this out now",
+            Self::PromotionRefused => "The environment to promote from is not ready",
             Self::ClusterUnavailable => "The cluster did not answer in time",
             Self::ApplyConflict => "Another manager owns a field",
             Self::RolloutFailed => "The rollout failed",
@@ -387,6 +392,7 @@ mod tests {
             Code::ChartUnavailable,
             Code::RotationRefused,
             Code::FluxNotReady,
+            Code::PromotionRefused,
         ] {
             let json = serde_json::to_string(&code).expect("a code is serializable");
             assert_eq!(json, format!("\"{}\"", code.word()));

@@ -32,6 +32,7 @@ mod outages;
 mod pages;
 mod pipelines;
 mod plans;
+mod promote;
 mod reads;
 mod refusals;
 mod remote_charts;

@@ -30,6 +30,7 @@ Examples:
   quaymaster plan --save plan.json          and keep the plan, for a person to approve
   quaymaster deploy --plan plan.json        deploy exactly what was approved, or nothing
   quaymaster deploy -o json | jq .status    one JSON document, the verdict
+  quaymaster promote staging production     the images of staging/ into production/, if they are ready
   quaymaster log --follow r0123...          follow a run that another job started
   quaymaster history                        the revisions of the project's app
   quaymaster rollback --to 7                put revision 7 back and wait for the verdict
@@ -91,6 +92,8 @@ pub(crate) enum Command {
     Deploy(Deploy),
     /// Say what a deploy would do; write nothing
     Plan(Plan),
+    /// Deploy the images of another environment, once that one is ready with them; for Flux
+    Promote(Promote),
     /// Say how a run stands
     Status(Run),
     /// List the project's runs, newest first
@@ -155,6 +158,25 @@ pub(crate) struct Plan {
     /// End with 2 instead of 0 when something would change
     #[arg(long)]
     pub(crate) detailed_exitcode: bool,
+    #[command(flatten)]
+    pub(crate) waiting: Waiting,
+    #[command(flatten)]
+    pub(crate) key: Key,
+}
+
+/// `quaymaster promote`.
+#[derive(Debug, Args)]
+pub(crate) struct Promote {
+    /// The folder with the quaymaster.yaml of the environment whose images are taken
+    pub(crate) from: PathBuf,
+    /// The folder with the quaymaster.yaml of the environment that gets them
+    pub(crate) to: PathBuf,
+    /// Say what would change; write nothing
+    #[arg(long, conflicts_with = "detach")]
+    pub(crate) dry_run: bool,
+    /// Do not wait: print the run's id once it is accepted
+    #[arg(long)]
+    pub(crate) detach: bool,
     #[command(flatten)]
     pub(crate) waiting: Waiting,
     #[command(flatten)]

@@ -25,6 +25,7 @@ use crate::args::Command;
 use crate::args::Deploy;
 use crate::args::List;
 use crate::args::Plan;
+use crate::args::Promote;
 use crate::args::Rollback;
 use crate::args::Run;
 use crate::exit::Exit;
@@ -51,11 +52,15 @@ use crate::session::tell_end;
 use crate::session::tell_result;
 use crate::wire::Call;
 
+/// Where a promotion is sent; the file is [`pack::FROM`].
+const PROMOTE: &str = "/v1/deploys?promote=.quaymaster-from.yaml";
+
 /// Runs a command, tells its answer and returns the exit code.
 pub(crate) async fn run(session: &mut Session<'_>, command: Command) -> Exit {
     let done = match command {
         Command::Deploy(arguments) => deploy(session, &arguments).await,
         Command::Plan(arguments) => plan(session, &arguments).await,
+        Command::Promote(arguments) => promote(session, &arguments).await,
         Command::Status(Run { run }) => status(session, &run).await,
         Command::List(list) => list_runs(session, &list).await,
         Command::Log(log) => {
@@ -135,6 +140,28 @@ async fn plan(session: &mut Session<'_>, arguments: &Plan) -> Result<Exit, Probl
     } else {
         exit
     })
+}
+
+/// Deploys the images of another environment.
+async fn promote(session: &mut Session<'_>, arguments: &Promote) -> Result<Exit, Problem> {
+    let (order, path) = match (arguments.dry_run, arguments.detach) {
+        (true, _) => (
+            Order::Plan,
+            "/v1/deploys?dry_run=true&promote=.quaymaster-from.yaml",
+        ),
+        (false, true) => (Order::Detached, PROMOTE),
+        (false, false) => (Order::Deploy, PROMOTE),
+    };
+    let bundle = pack::promotion(&arguments.from, &arguments.to, session.environment)
+        .map_err(pack::PackError::problem)?;
+    let submission = Submission {
+        path,
+        media: "application/x-tar",
+        body: Bytes::from(bundle.archive),
+        key: idempotency_key(&arguments.key)?,
+    };
+    let ended = submit(session, order, submission, arguments.waiting.timeout).await?;
+    Ok(tell_end(session.output, &ended))
 }
 
 /// Whether a bundle has the saved plan that the run has to keep.

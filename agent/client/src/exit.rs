@@ -103,6 +103,7 @@ impl Exit {
             | Code::GitUnavailable
             | Code::ImagePlaceMissing
             | Code::FluxNotReady
+            | Code::PromotionRefused
             | Code::ClusterUnavailable
             | Code::ApplyConflict
             | Code::RolloutFailed

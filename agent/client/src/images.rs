@@ -84,6 +84,27 @@ pub(crate) fn put(source: &str, images: &[Image]) -> Result<String, Vec<Place>> 
     }
 }
 
+/// Names every image whose reference is left to the job by its name alone, for a promotion: the agent finds the
+/// reference, so no variable has to be set for it.
+///
+/// # Errors
+/// The source is no YAML.
+pub(crate) fn open(source: &str) -> Result<String, Vec<Place>> {
+    let scalars = yaml::scalars(source).map_err(|place| vec![place])?;
+    let mut changed = source.to_owned();
+    // From the end, as above.
+    for scalar in scalars.iter().rev() {
+        let [top, name] = scalar.path.as_slice() else {
+            continue;
+        };
+        let is_image = top == "images" && scalar.role == Role::Value;
+        if is_image && scalar.raw(source).contains("${") {
+            changed.replace_range(scalar.start..scalar.end, &format!("\"{name}\""));
+        }
+    }
+    Ok(changed)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,6 +136,17 @@ mod tests {
         assert_eq!(twice.as_deref(), Ok("images: { web: \"c\" }\n"));
         let unknown = put(source, &images(&["api=b"])).expect_err("it is not listed");
         assert!(unknown[0].message.contains("\"api\""), "{unknown:?}");
+    }
+
+    #[test]
+    fn a_promotion_leaves_open_what_the_job_would_have_said() {
+        let source =
+            "name: ${APP}\nimages:\n  web: \"${IMAGE}\"  # built\n  db: r.example.com/db:1\n";
+        let open = open(source);
+        assert_eq!(
+            open.as_deref(),
+            Ok("name: ${APP}\nimages:\n  web: \"web\"  # built\n  db: r.example.com/db:1\n")
+        );
     }
 
     #[test]

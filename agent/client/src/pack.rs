@@ -28,6 +28,8 @@ use crate::yaml;
 use crate::yaml::Named;
 use crate::yaml::SPEC_FILE;
 
+/// The file of the bundle with the spec of the environment to promote from.
+pub(crate) const FROM: &str = ".quaymaster-from.yaml";
 /// Bytes of the whole archive.
 const TOTAL_LIMIT: u64 = 32 << 20;
 /// Bytes of one file.
@@ -98,25 +100,65 @@ pub(crate) fn pack(
     images: &[Image],
     environment: &Environment,
 ) -> Result<Bundle, PackError> {
-    let unreadable = |path: &Path| {
-        let path = path.to_owned();
-        |source| PackError::Read { path, source }
-    };
+    let (root, spec) = spec_of(dir, |source| images::put(source, images), environment)?;
+    whole(dir, &root, spec)
+}
+
+/// Packs what `to` holds, with the spec of `from` as the file [`FROM`]: the environment whose images are
+/// promoted.
+///
+/// # Errors
+/// As for [`pack`], for either folder.
+pub(crate) fn promotion(
+    from: &Path,
+    to: &Path,
+    environment: &Environment,
+) -> Result<Bundle, PackError> {
+    let (_, other) = spec_of(from, images::open, environment).map_err(|error| match error {
+        PackError::Spec(mut places) => {
+            let file = from.join(SPEC_FILE).display().to_string();
+            let named = places.iter_mut();
+            named.for_each(|place| place.file = Some(file.clone()));
+            PackError::Spec(places)
+        }
+        error => error,
+    })?;
+    let (root, spec) = spec_of(to, images::open, environment)?;
+    let mut bundle = whole(to, &root, spec)?;
+    bundle.bind(FROM, other.as_bytes())?;
+    Ok(bundle)
+}
+
+/// Reads the spec of a folder and fills it in; returns the folder's real path with it.
+fn spec_of(
+    dir: &Path,
+    images: impl Fn(&str) -> Result<String, Vec<Place>>,
+    environment: &Environment,
+) -> Result<(PathBuf, String), PackError> {
     let root = fs::canonicalize(dir).map_err(unreadable(dir))?;
     let spec = read(&root.join(SPEC_FILE), SPEC_FILE, SPEC_LIMIT)?;
     let source = String::from_utf8(spec).map_err(PackError::NotText)?;
-    let source = images::put(&source, images).map_err(PackError::Spec)?;
+    let source = images(&source).map_err(PackError::Spec)?;
     let spec = expand::expand(&source, environment).map_err(PackError::Spec)?;
     check_size(SPEC_FILE, spec.len() as u64, SPEC_LIMIT)?;
+    Ok((root, spec))
+}
 
+fn unreadable(path: &Path) -> impl FnOnce(io::Error) -> PackError {
+    let path = path.to_owned();
+    |source| PackError::Read { path, source }
+}
+
+/// Packs a spec and the files that it names.
+fn whole(dir: &Path, root: &Path, spec: String) -> Result<Bundle, PackError> {
     let scalars = yaml::scalars(&spec).map_err(|place| PackError::Spec(vec![place]))?;
     let mut paths: BTreeMap<String, PathBuf> = BTreeMap::new();
     for (named, entry) in yaml::entries(&scalars) {
         let path = entry.value.replace("$${", "${");
         let found = match named {
-            Named::Manifests => walk::files(&root, &path),
-            Named::Whole => walk::whole(&root, &path),
-            Named::Kustomization => kustomization::files(&root, &path),
+            Named::Manifests => walk::files(root, &path),
+            Named::Whole => walk::whole(root, &path),
+            Named::Kustomization => kustomization::files(root, &path),
         };
         let found = found.map_err(|source| PackError::Manifest {
             place: yaml::place(&spec, entry.start, String::new()),

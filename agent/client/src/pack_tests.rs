@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use super::PackError;
 use super::pack;
+use super::promotion;
 use crate::expand::Environment;
 use crate::walk::WalkError;
 
@@ -226,4 +227,45 @@ fn an_unset_variable_is_a_problem_with_a_place_and_no_value() {
         (Some(1), Some(7))
     );
     assert!(problem.errors[0].message.contains("NO_SUCH"));
+}
+
+#[test]
+fn a_promotion_has_both_specs_and_needs_no_image() {
+    let root = folder(&[
+        (
+            "staging/quaymaster.yaml",
+            "name: ${APP}\nimages: { web: \"${IMAGE}\" }\n",
+        ),
+        (
+            "live/quaymaster.yaml",
+            "name: live\nimages: { web: \"${IMAGE}\" }\n",
+        ),
+    ]);
+    let (from, to) = (root.path().join("staging"), root.path().join("live"));
+    let environment = Environment::from([("APP".to_owned(), "shop".to_owned())]);
+    let bundle = promotion(&from, &to, &environment).expect("both are good");
+    let mut archive = tar::Archive::new(bundle.archive.as_slice());
+    let entries = archive.entries().expect("an archive");
+    let texts: Vec<String> = entries
+        .map(|entry| {
+            let mut text = String::new();
+            let read = entry.expect("an entry").read_to_string(&mut text);
+            read.expect("text");
+            text
+        })
+        .collect();
+    assert_eq!(
+        texts,
+        [
+            "name: live\nimages: { web: \"web\" }\n",
+            "name: shop\nimages: { web: \"web\" }\n"
+        ]
+    );
+    match promotion(&from, &to, &Environment::new()) {
+        Err(PackError::Spec(places)) => {
+            let file = places[0].file.clone().unwrap_or_default();
+            assert!(file.ends_with("staging/quaymaster.yaml"), "{file}");
+        }
+        other => panic!("APP is not set: {other:?}"),
+    }
 }

@@ -17,6 +17,7 @@ use deploy::binding;
 use deploy::bundle;
 use deploy::bundle::Packing;
 use deploy::engine;
+use deploy::engine::Elsewhere;
 use deploy::engine::Tools;
 use deploy::history::store;
 use deploy::history::store::Place;
@@ -50,6 +51,7 @@ use tokio_util::sync::CancellationToken;
 use crate::http::brain::Asked;
 use crate::http::brain::Brain;
 use crate::http::brain::Identify;
+use crate::http::brain::Named;
 use crate::http::brain::Prepared;
 use crate::http::brain::Wish;
 use crate::http::brain::denied;
@@ -84,6 +86,21 @@ struct Tokens {
     vault_token: Option<Secret>,
 }
 
+impl Tokens {
+    fn duplicate(&self) -> Self {
+        let copy = |token: &Option<Secret>| token.as_ref().map(Secret::duplicate);
+        Self {
+            id_token: copy(&self.id_token),
+            vault_token: copy(&self.vault_token),
+        }
+    }
+}
+
+fn unknown(cluster: &ClusterName) -> Problem {
+    let detail = format!("this agent knows no cluster named {cluster}");
+    Problem::new(Code::SpecInvalid, detail).hint("name a configured cluster")
+}
+
 impl Intake {
     /// Makes the brain of the sockets.
     pub(super) fn brain(self, identify: Identify) -> Brain {
@@ -115,8 +132,8 @@ impl Intake {
             Wish::Bundle {
                 body,
                 packing,
-                plan,
-            } => self.unpacked(body, packing, plan, mode).await?,
+                named,
+            } => self.unpacked(body, packing, named, mode).await?,
             Wish::Revision(asked) => request::rollback(asked).map_err(invalid)?,
         };
         let served = self.served(&request).await?;
@@ -137,30 +154,52 @@ impl Intake {
             .get(permit.cluster())
             .zip(self.renderers.get(permit.cluster()));
         let Some((cluster, renderer)) = adapters else {
-            let detail = format!("this agent knows no cluster named {}", permit.cluster());
-            return Err(Problem::new(Code::SpecInvalid, detail).hint("name a configured cluster"));
+            return Err(unknown(permit.cluster()));
         };
+        let elsewhere = self.elsewhere(&permit, &tokens)?;
         Ok(Prepared {
             name: permit.request().spec.name.clone(),
             cluster: permit.cluster().clone(),
             namespace: permit.namespace().clone(),
-            work: self.work(permit, tokens, Arc::clone(cluster), Arc::clone(renderer)),
+            work: self.work(
+                permit,
+                (tokens, elsewhere),
+                Arc::clone(cluster),
+                Arc::clone(renderer),
+            ),
         })
+    }
+
+    /// Finds the way to the environment that a promotion takes its images from.
+    fn elsewhere(&self, permit: &Permit, tokens: &Tokens) -> Result<Option<Elsewhere>, Problem> {
+        let Some(origin) = permit.origin() else {
+            return Ok(None);
+        };
+        let cluster = self.clusters.get(origin.cluster());
+        let cluster = cluster.ok_or_else(|| unknown(origin.cluster()))?;
+        Ok(Some(Elsewhere {
+            cluster: Arc::clone(cluster),
+            login: login(origin, tokens.duplicate()),
+        }))
     }
 
     async fn unpacked(
         &self,
         body: Bytes,
         packing: Packing,
-        plan: Option<String>,
+        named: Named,
         mode: Mode,
     ) -> Result<Request, Problem> {
         let limits = self.limits;
         // Parsing is pure computing of up to a second: not on a worker that answers requests.
         let parsed = tokio::task::spawn_blocking(move || {
             let mut bundle = bundle::unpack(&body, packing, &limits)?;
-            let binding = binding::take(&mut bundle, plan.as_deref())?;
-            request::read(&bundle, mode).map(|request| Request { binding, ..request })
+            let binding = binding::take(&mut bundle, named.plan.as_deref())?;
+            let request = match &named.promote {
+                Some(path) => request::promotion(&bundle, path, mode),
+                None => request::read(&bundle, mode),
+            };
+            request.map(|request| Request { binding, ..request })
         });
         let lost = |_| Problem::new(Code::Internal, "the bundle could not be read");
         parsed.await.map_err(lost)?.map_err(invalid)
@@ -213,7 +252,7 @@ impl Intake {
     fn work(
         &self,
         permit: Permit,
-        tokens: Tokens,
+        (tokens, elsewhere): (Tokens, Option<Elsewhere>),
         cluster: Arc<dyn Cluster>,
         renderer: Arc<dyn Renderer>,
     ) -> Work {
@@ -243,7 +282,7 @@ impl Intake {
                     agent: &agent,
                     home: home.as_ref(),
                 };
-                engine::run(permit, login, tools).await
+                engine::promote(permit, login, elsewhere, tools).await
             }
             .boxed()
         })

@@ -30,6 +30,15 @@ use crate::auth::Presented;
 use crate::journal::UnfinishedRun;
 use crate::runs::Work;
 
+/// Files of a bundle that the query of a request names.
+#[derive(Debug, Default)]
+pub struct Named {
+    /// The saved plan which the run has to keep.
+    pub plan: Option<String>,
+    /// The spec of the environment whose images are promoted.
+    pub promote: Option<String>,
+}
+
 /// What a submission brings.
 pub enum Wish {
     /// A bundle to deploy.
@@ -38,8 +47,8 @@ pub enum Wish {
         body: Bytes,
         /// How it is packed.
         packing: Packing,
-        /// The file of the bundle that holds the saved plan which the run has to keep.
-        plan: Option<String>,
+        /// Files of the bundle that the request names beside the spec.
+        named: Named,
     },
     /// A recorded revision to go back to.
     Revision(Rollback),

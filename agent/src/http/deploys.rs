@@ -33,6 +33,7 @@ use super::answer::Answer;
 use super::answer::Refusal;
 use super::answer::json;
 use super::brain::Asked;
+use super::brain::Named;
 use super::brain::Wish;
 use super::guard::idempotency_key;
 use super::guard::presented;
@@ -67,12 +68,15 @@ pub async fn submit(
     body: Incoming,
 ) -> Result<Answer, Refusal> {
     let mode = query.mode()?;
-    let plan = query.plan()?;
+    let named = Named {
+        plan: query.plan()?,
+        promote: query.promote()?,
+    };
     let packing = packing(headers)?;
     let key = idempotency_key(headers)?;
     let arrived = arrive(site, headers, key).await?;
     let body = read_bundle(site, body).await?;
-    enter_bundle(site, arrived, mode, body, packing, plan).await
+    enter_bundle(site, arrived, mode, body, packing, named).await
 }
 
 /// Reads a bundle.
@@ -89,14 +93,14 @@ pub(super) async fn enter_bundle(
     mode: Mode,
     body: Bytes,
     packing: Packing,
-    plan: Option<String>,
+    named: Named,
 ) -> Result<Answer, Refusal> {
-    let digest = digest(&body, plan.as_deref());
+    let digest = digest(&body, &named);
     let wish = || {
         Ok(Wish::Bundle {
             body,
             packing,
-            plan,
+            named,
         })
     };
     enter(site, arrived, mode, digest, wish).await
@@ -170,13 +174,15 @@ pub(super) async fn enter(
     Ok(accepted(site.runs.submit(submission).await?))
 }
 
-/// Makes the digest by which a request with the same key is known again: whether it is bound to a plan
-/// is as much of it as the body.
-fn digest(body: &[u8], plan: Option<&str>) -> [u8; 32] {
+/// Makes the digest by which a request with the same key is known again: whether it is bound to a plan, or a
+/// promotion, is as much of it as the body.
+fn digest(body: &[u8], named: &Named) -> [u8; 32] {
     let mut hash = Sha256::new_with_prefix(body);
-    if let Some(plan) = plan {
-        hash.update(b"plan");
-        hash.update(plan);
+    for (word, file) in [("plan", &named.plan), ("promote", &named.promote)] {
+        if let Some(file) = file {
+            hash.update(word);
+            hash.update(file);
+        }
     }
     hash.finalize().into()
 }

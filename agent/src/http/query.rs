@@ -88,13 +88,25 @@ impl Query {
     /// # Errors
     /// Empty, or with characters that would have to be encoded.
     pub fn plan(&self) -> Result<Option<String>, Refusal> {
-        let Some(text) = self.value("plan") else {
+        self.file("plan")
+    }
+
+    /// Reads `promote`: a file of the bundle.
+    ///
+    /// # Errors
+    /// As for [`Self::plan`].
+    pub fn promote(&self) -> Result<Option<String>, Refusal> {
+        self.file("promote")
+    }
+
+    fn file(&self, name: &'static str) -> Result<Option<String>, Refusal> {
+        let Some(text) = self.value(name) else {
             return Ok(None);
         };
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/".contains(&byte);
         if text.is_empty() || text.len() > MAX_PATH || !text.bytes().all(plain) {
             return Err(expected(
-                "plan",
+                name,
                 "the path of a file of the bundle, of letters, digits and `._-/`",
             ));
         }

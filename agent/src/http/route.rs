@@ -254,7 +254,7 @@ impl Endpoint {
     #[must_use]
     pub const fn parameters(&self) -> &'static [&'static str] {
         match self {
-            Self::Submit => &["dry_run", "plan"],
+            Self::Submit => &["dry_run", "plan", "promote"],
             Self::ApplySecrets => &["dry_run"],
             Self::List => &["limit", "after"],
             Self::Events(_) => &["since"],

@@ -25,6 +25,7 @@ use super::Site;
 use super::answer::Answer;
 use super::answer::Refusal;
 use super::answer::json;
+use super::brain::Named;
 use super::deploys;
 use super::deploys::arrive;
 use super::deploys::enter_bundle;
@@ -63,7 +64,7 @@ pub async fn apply(
     let alone = tokio::task::spawn_blocking(move || secrets_alone(&looked, packing, &limits));
     let lost = |_| Refusal::new(Code::Internal, "the bundle could not be read");
     alone.await.map_err(lost)??;
-    enter_bundle(site, arrived, mode, body, packing, None).await
+    enter_bundle(site, arrived, mode, body, packing, Named::default()).await
 }
 
 /// Checks that a bundle asks for Secrets and nothing else. What is wrong with it otherwise is told

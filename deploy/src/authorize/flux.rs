@@ -13,6 +13,7 @@ use crate::policy::ClusterGrant;
 use crate::policy::FluxGrant;
 use crate::policy::Rule;
 use crate::request::Request;
+use crate::request::Source;
 use crate::spec::Flux;
 
 /// Decides about everything but the files, which are not known yet.
@@ -23,6 +24,18 @@ pub(super) fn flux(rule: &Rule, grant: &ClusterGrant, request: &Request) -> Resu
     grant_of(grant, flux)?;
     if let Some(credential) = &flux.credential {
         vault_path(rule, credential.path())?;
+    }
+    // Images that are promoted are not known yet.
+    if request.origin.is_some() {
+        return Ok(());
+    }
+    images(grant, request)
+}
+
+/// Decides about the images that a request puts into a branch.
+pub(super) fn images(grant: &ClusterGrant, request: &Request) -> Result<(), Refusal> {
+    if request.source == Source::Environment {
+        return Ok(());
     }
     for (name, reference) in &request.spec.images {
         image(grant, &reference.to_string(), &format!("images.{name}"))?;
@@ -116,7 +129,8 @@ images: { shop: "registry.example.com/shop:2" }
             mode: proto::report::Mode::Deploy,
             spec,
             objects: Vec::new(),
-            source: crate::request::Source::Manifests,
+            source: Source::Manifests,
+            origin: None,
             binding: crate::binding::Binding::default(),
             notes: Vec::new(),
         };

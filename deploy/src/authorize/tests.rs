@@ -158,6 +158,7 @@ fn request(secrets: Vec<SecretSpec>, objects: Vec<Object>) -> Request {
         },
         objects,
         source: crate::request::Source::Manifests,
+        origin: None,
         binding: Binding::default(),
         notes: Vec::new(),
     }

@@ -10,10 +10,14 @@ use super::grant::refuse;
 use crate::policy::ClusterGrant;
 use crate::policy::Verb;
 use crate::request::Request;
+use crate::request::Source;
 use crate::spec::OnFailure;
 
 /// Lists what a request does with the app; each verb is granted for itself.
 pub(super) fn verbs(request: &Request) -> Vec<Verb> {
+    if request.source == Source::Environment {
+        return vec![Verb::Reconcile];
+    }
     let rollout = &request.spec.rollout;
     let mut verbs = match request.mode {
         Mode::Deploy | Mode::DryRun => vec![Verb::Apply],

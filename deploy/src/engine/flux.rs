@@ -3,9 +3,10 @@
 //!
 //! Called by [`super`]. A run without `flux` passes through unchanged. The watch of the workloads and the
 //! conditions of Flux are looked at together ([`delivery`]): what fails first and for good decides, and the watch
-//! is given a moment to say why where only Flux has spoken.
+//! is given a moment to say why where only Flux has spoken. [`origin`] finds the images of a promotion.
 
 mod delivery;
+pub(super) mod origin;
 
 use std::collections::BTreeMap;
 

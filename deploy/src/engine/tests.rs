@@ -30,6 +30,7 @@ use crate::secret::Secret;
 
 mod flux;
 mod kept;
+mod promote;
 mod remote;
 mod resumed;
 mod same;

@@ -29,23 +29,25 @@ pub(super) fn is_field(source: &Source<'_>, scalar: &Scalar) -> bool {
 }
 
 /// One entry.
-struct Entry<'a> {
-    name: &'a Scalar,
-    new_name: Option<&'a Scalar>,
-    new_tag: Option<&'a Scalar>,
-    digest: Option<&'a Scalar>,
+pub(super) struct Entry<'a, 's> {
+    /// The name under `images`.
+    pub(super) image_name: &'a String,
+    image: &'a ImageRef,
+    pub(super) name: &'s Scalar,
+    pub(super) new_name: Option<&'s Scalar>,
+    pub(super) new_tag: Option<&'s Scalar>,
+    pub(super) digest: Option<&'s Scalar>,
 }
 
 /// Finds the entries of all images.
-pub(super) fn splices(
-    source: &Source<'_>,
-    images: &BTreeMap<String, ImageRef>,
-    found: &mut BTreeSet<String>,
-) -> Result<Vec<Splice>, EditError> {
+pub(super) fn entries<'a, 's>(
+    source: &'s Source<'_>,
+    images: &'a BTreeMap<String, ImageRef>,
+) -> Vec<Entry<'a, 's>> {
     let file = source.name.rsplit('/').next().unwrap_or_default();
-    let mut splices = Vec::new();
+    let mut entries = Vec::new();
     if !FILES.contains(&file) {
-        return Ok(splices);
+        return entries;
     }
     for name in &source.scan.scalars {
         let [Step::Key(list), Step::Item(index), Step::Key(key)] = name.path.as_slice() else {
@@ -57,7 +59,6 @@ pub(super) fn splices(
         let Some((image_name, image)) = images.get_key_value(&name.value) else {
             continue;
         };
-        found.insert(image_name.clone());
         let field = |field: &str| {
             let path = [
                 Step::Key("images".to_owned()),
@@ -66,18 +67,37 @@ pub(super) fn splices(
             ];
             source.scan.at(name.document, &path)
         };
-        let entry = Entry {
+        entries.push(Entry {
+            image_name,
+            image,
             name,
             new_name: field("newName"),
             new_tag: field("newTag"),
             digest: field("digest"),
-        };
-        splices.extend(one(source, &entry, image)?);
+        });
+    }
+    entries
+}
+
+/// Replaces the entries of all images.
+pub(super) fn splices(
+    source: &Source<'_>,
+    images: &BTreeMap<String, ImageRef>,
+    found: &mut BTreeSet<String>,
+) -> Result<Vec<Splice>, EditError> {
+    let mut splices = Vec::new();
+    for entry in entries(source, images) {
+        found.insert(entry.image_name.clone());
+        splices.extend(one(source, &entry, entry.image)?);
     }
     Ok(splices)
 }
 
-fn one(source: &Source<'_>, entry: &Entry<'_>, image: &ImageRef) -> Result<Vec<Splice>, EditError> {
+fn one(
+    source: &Source<'_>,
+    entry: &Entry<'_, '_>,
+    image: &ImageRef,
+) -> Result<Vec<Splice>, EditError> {
     let what = |field: &str| format!("images[{}].{field}", entry.name.value);
     let mut splices = Vec::new();
     let mut added = Vec::new();
@@ -118,7 +138,7 @@ fn one(source: &Source<'_>, entry: &Entry<'_>, image: &ImageRef) -> Result<Vec<S
 /// Adds a field below the name.
 fn with(
     source: &Source<'_>,
-    entry: &Entry<'_>,
+    entry: &Entry<'_, '_>,
     (field, text): (&str, &str),
     what: String,
 ) -> Result<Splice, EditError> {
@@ -175,7 +195,7 @@ fn indentation(text: &str, name: &Scalar) -> String {
 /// Takes the line of a field away.
 fn without(
     source: &Source<'_>,
-    entry: &Entry<'_>,
+    entry: &Entry<'_, '_>,
     scalar: &Scalar,
     what: String,
 ) -> Result<Splice, EditError> {

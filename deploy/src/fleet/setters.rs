@@ -67,13 +67,26 @@ pub(super) fn first_in(text: &str, images: &BTreeMap<String, ImageRef>) -> Optio
     comments.find_map(|(comment, number)| marker(comment, images).map(|_| number))
 }
 
-/// Finds all marked places of a file.
-pub(super) fn splices(
-    source: &Source<'_>,
-    images: &BTreeMap<String, ImageRef>,
+/// A marked place.
+pub(super) struct Marked<'a, 's> {
+    /// The name under `images`.
+    pub(super) name: &'a str,
+    pub(super) part: Part,
+    pub(super) scalar: &'s Scalar,
+    image: &'a ImageRef,
+    /// Where the comment stands.
+    line: u64,
+    /// The marker as it is written.
+    text: String,
+}
+
+/// Finds all marked places of a file, but those in entries of a kustomization, which are kustomize's to read.
+pub(super) fn places<'a, 's>(
+    source: &'s Source<'_>,
+    images: &'a BTreeMap<String, ImageRef>,
     found: &mut BTreeSet<String>,
-) -> Result<Vec<Splice>, EditError> {
-    let mut splices = Vec::new();
+) -> Result<Vec<Marked<'a, 's>>, EditError> {
+    let mut places = Vec::new();
     for comment in &source.scan.comments {
         let Some(marker) = marker(&comment.text, images) else {
             continue;
@@ -90,22 +103,42 @@ pub(super) fn splices(
         };
         found.insert(marker.name.to_owned());
         if kustomize::is_field(source, scalar) {
-            continue; // The entry as a whole is kustomize's to read.
+            continue;
         }
-        let new = match marker.part {
-            Part::Tag if has_digest(source, marker.name, images) => marker.image.tag.clone(),
-            part => text_of(marker.image, part),
+        places.push(Marked {
+            name: marker.name,
+            part: marker.part,
+            scalar,
+            image: marker.image,
+            line: comment.line,
+            text: marker.text,
+        });
+    }
+    Ok(places)
+}
+
+/// Replaces what stands at the marked places of a file.
+pub(super) fn splices(
+    source: &Source<'_>,
+    images: &BTreeMap<String, ImageRef>,
+    found: &mut BTreeSet<String>,
+) -> Result<Vec<Splice>, EditError> {
+    let mut splices = Vec::new();
+    for place in places(source, images, found)? {
+        let new = match place.part {
+            Part::Tag if has_digest(source, place.name, images) => place.image.tag.clone(),
+            part => text_of(place.image, part),
         };
         let Some(new) = new else {
             let problem = format!(
                 "the marker wants the {} of {}, which its reference does not have",
-                word(marker.part),
-                marker.name
+                word(place.part),
+                place.name
             );
-            return Err(source.broken(comment.line, problem));
+            return Err(source.broken(place.line, problem));
         };
-        let what = format!("setter {}", marker.text);
-        splices.push(scalar::replace(source, scalar, what, &new)?);
+        let what = format!("setter {}", place.text);
+        splices.push(scalar::replace(source, place.scalar, what, &new)?);
     }
     Ok(splices)
 }

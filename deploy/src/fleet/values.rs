@@ -10,6 +10,7 @@ use super::Source;
 use super::Splice;
 use super::ValueRule;
 use super::scalar;
+use super::scan::Scalar;
 use super::scan::Step;
 use super::setters::text_of;
 use super::setters::word;
@@ -52,8 +53,7 @@ impl<'a> Paths<'a> {
                 if !is_about(source, document, rule) {
                     continue;
                 }
-                let keys = keys(rule);
-                let path: Vec<Step> = keys.iter().cloned().map(Step::Key).collect();
+                let path = path(rule);
                 let Some(scalar) = source.scan.at(document, &path) else {
                     note(reached, longest(source, document, &path), rule);
                     continue;
@@ -68,7 +68,7 @@ impl<'a> Paths<'a> {
                     );
                     return Err(source.broken(scalar.line, problem));
                 };
-                let what = format!("value {}", keys.join("."));
+                let what = format!("value {}", keys(rule).join("."));
                 splices.push(scalar::replace(source, scalar, what, &new)?);
             }
         }
@@ -126,6 +126,21 @@ fn keys(rule: &ValueRule) -> Vec<String> {
     own.collect()
 }
 
+/// The path of a rule, from the top of the document.
+fn path(rule: &ValueRule) -> Vec<Step> {
+    keys(rule).into_iter().map(Step::Key).collect()
+}
+
+/// Finds the places of one rule in a file.
+pub(super) fn places<'s>(source: &'s Source<'_>, rule: &ValueRule) -> Vec<&'s Scalar> {
+    let path = path(rule);
+    let about = |document: &usize| is_about(source, *document, rule);
+    let documents = (0..source.scan.documents()).filter(about);
+    documents
+        .filter_map(|document| source.scan.at(document, &path))
+        .collect()
+}
+
 fn is_about(source: &Source<'_>, document: usize, rule: &ValueRule) -> bool {
     let Some((kind, name)) = rule
         .object
@@ -143,7 +158,7 @@ fn is_about(source: &Source<'_>, document: usize, rule: &ValueRule) -> bool {
 
 /// The longest part of a path that is there.
 fn longest(source: &Source<'_>, document: usize, path: &[Step]) -> Vec<String> {
-    let common = |scalar: &super::scan::Scalar| {
+    let common = |scalar: &Scalar| {
         let pairs = scalar.path.iter().zip(path);
         pairs.take_while(|(a, b)| a == b).count()
     };

@@ -27,6 +27,7 @@ use crate::fleet;
 use crate::fleet::Edited;
 use crate::object::list;
 use crate::object::text;
+use crate::ports::CommitId;
 use crate::ports::GitLogin;
 use crate::ports::Ports;
 use crate::ports::Tip;
@@ -81,7 +82,10 @@ pub async fn edit(
 }
 
 /// Fetches the branch, as often as the server is away.
-pub(super) async fn tip(
+///
+/// # Errors
+/// The repository.
+pub async fn tip(
     flux: &Flux,
     login: &GitLogin,
     ports: &Ports,
@@ -97,6 +101,50 @@ pub(super) async fn tip(
         .retry(fetch, git_trouble)
         .await
         .map_err(git_error(format!("fetching {}", flux.branch)))
+}
+
+/// Looks how an environment stands whose images are to be promoted, without asking Flux for anything.
+/// Returns what is not ready yet.
+///
+/// # Errors
+/// What has failed for good, or the cluster.
+pub async fn standing(
+    permit: &Permit,
+    flux: &Flux,
+    commit: &CommitId,
+    ports: &Ports,
+    patience: &Patience<'_>,
+) -> Result<Vec<String>, FluxError> {
+    let mut open = Vec::new();
+    for (kind, names) in [
+        (Kind::Kustomization, &flux.kustomizations),
+        (Kind::HelmRelease, &flux.helmreleases),
+    ] {
+        for name in names {
+            let object = read(permit, kind, name, ports, patience).await?;
+            let object = object.unwrap_or_default();
+            let ready = state::condition(&object, "Ready");
+            let id = kind.id(name);
+            match ready {
+                Some(ready) if ready.status == Is::False && !state::is_on_the_way(&ready) => {
+                    return Err(FluxError::NotReady {
+                        object: id.to_string(),
+                        problem: format!("is not ready: {}: {}", ready.reason, ready.message),
+                        hint: "mend the environment, or deploy another image to it, before its images are promoted",
+                    });
+                }
+                // The revision of a chart is its version and tells no commit.
+                Some(ready)
+                    if ready.status == Is::True
+                        && (kind == Kind::HelmRelease
+                            || state::attempted(&object).as_ref() == Some(commit)) => {}
+                Some(_) | None => {
+                    open.push(format!("{id} is not at commit {} yet", commit.short()))
+                }
+            }
+        }
+    }
+    Ok(open)
 }
 
 impl Scene {
@@ -169,8 +217,11 @@ fn some(text: &str) -> Option<String> {
 }
 
 /// Refuses what Flux would not do: objects that are missing, suspended, read another branch, or wait for
-/// others that are not ready.
-async fn able(
+/// others that are not ready. Returns things to know.
+///
+/// # Errors
+/// The first such object, or the cluster.
+pub async fn able(
     permit: &Permit,
     flux: &Flux,
     ports: &Ports,

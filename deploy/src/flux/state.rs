@@ -52,6 +52,12 @@ pub(super) fn condition(object: &Value, kind: &str) -> Option<Condition> {
     })
 }
 
+/// Says whether a condition is false for now only.
+pub(super) fn is_on_the_way(ready: &Condition) -> bool {
+    // `DependencyNotReady` heals when the other is ready; the deadline bounds it.
+    ["Progressing", "ProgressingWithRetry", "DependencyNotReady"].contains(&ready.reason.as_str())
+}
+
 pub(super) fn is_suspended(object: &Value) -> bool {
     at(object, &["spec", "suspend"]) == Some(&Value::Bool(true))
 }

@@ -277,7 +277,9 @@ impl<'a> Waiter<'a> {
                 && self.is_of_our_chart(object, patience).await?;
             return Ok(match ready {
                 Some(ready) if about && ready.status == Is::True => Stand::Ready,
-                Some(ready) if about && ready.status == Is::False && !is_on_the_way(&ready) => {
+                Some(ready)
+                    if about && ready.status == Is::False && !state::is_on_the_way(&ready) =>
+                {
                     failed(&ready)
                 }
                 // Helm is at it: its request is answered at the end only.
@@ -295,7 +297,9 @@ impl<'a> Waiter<'a> {
         }
         Ok(match ready {
             Some(ready) if ready.status == Is::True && state::has_applied(object) => Stand::Ready,
-            Some(ready) if ready.status == Is::False && !is_on_the_way(&ready) => failed(&ready),
+            Some(ready) if ready.status == Is::False && !state::is_on_the_way(&ready) => {
+                failed(&ready)
+            }
             Some(_) | None if state::has_applied(object) => Stand::Applied,
             Some(_) | None => Stand::Waiting,
         })
@@ -434,12 +438,6 @@ impl<'a> Waiter<'a> {
             patience.log.warn(format!("{id} cannot fetch: {said}"));
         }
     }
-}
-
-/// Reasons of a condition that is false for now.
-fn is_on_the_way(ready: &state::Condition) -> bool {
-    // `DependencyNotReady` heals when the other is ready; the deadline bounds it.
-    ["Progressing", "ProgressingWithRetry", "DependencyNotReady"].contains(&ready.reason.as_str())
 }
 
 /// Objects as they are seen, kept up to date.

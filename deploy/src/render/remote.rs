@@ -46,7 +46,10 @@ fn holds_chart(permit: &Permit) -> bool {
     let request = permit.request();
     match (&request.source, &request.spec.helm) {
         (Source::Rendered(files), Some(helm)) => chart::is_chart(files, helm),
-        (Source::Rendered(_) | Source::Manifests | Source::Revision(_), _) => false,
+        (
+            Source::Rendered(_) | Source::Manifests | Source::Revision(_) | Source::Environment,
+            _,
+        ) => false,
     }
 }
 

@@ -14,7 +14,7 @@ use crate::stand::git::repository::Repository;
 
 impl World {
     /// Lets the world's jobs change `main` of its repositories below `apps/` and ask its Flux objects, which
-    /// are all called `shop`, with the rights of the sample in `agent/dist`; for an agent that is not started yet.
+    /// are called `shop` and `live`, with the rights of the sample in `agent/dist`; for an agent that is not started yet.
     ///
     /// # Errors
     /// When the policy cannot be written, or the cluster refuses.
@@ -39,8 +39,8 @@ impl World {
                 "namespace: flux-system",
                 &format!("namespace: {}", self.namespace),
             )
-            .replace("[\"fleet\"]", "[\"shop\"]")
-            .replace("shop-staging", "shop")
+            .replace("[\"fleet\"]", "[\"shop\", \"live\"]")
+            .replace("\"shop-staging\"", "\"shop\", \"live\"")
             .replace(
                 "gitlab:project:42",
                 &format!("gitlab:project:{}", self.project),

@@ -33,14 +33,14 @@ fn file(tag: &str) -> Files {
     Files::from([(PATH.to_owned(), text.into_bytes())])
 }
 
-fn branch() -> Branch {
+pub(super) fn branch() -> Branch {
     Branch {
         repository: GitAddress::parse("https://git.example.com/team/fleet.git").expect("good"),
         name: BranchName::parse("main").expect("good"),
     }
 }
 
-fn flux_id(api: &str, kind: &str, name: &str) -> ObjectId {
+pub(super) fn flux_id(api: &str, kind: &str, name: &str) -> ObjectId {
     ObjectId {
         namespace: Some("flux-system".to_owned()),
         ..id(api, kind, name)
@@ -69,7 +69,7 @@ fn stage() -> Stage {
     stage
 }
 
-fn set(stage: &Stage, id: &ObjectId, spec: &Value, status: &Value) {
+pub(super) fn set(stage: &Stage, id: &ObjectId, spec: &Value, status: &Value) {
     let old = stage.fakes.cluster.object(id).unwrap_or_default();
     let body = json!({
         "apiVersion": id.gvk.api_version(), "kind": id.gvk.kind,
@@ -79,7 +79,7 @@ fn set(stage: &Stage, id: &ObjectId, spec: &Value, status: &Value) {
     stage.fakes.cluster.set(id, body);
 }
 
-fn requested(object: &Value) -> String {
+pub(super) fn requested(object: &Value) -> String {
     let path = ["metadata", "annotations", "reconcile.fluxcd.io/requestedAt"];
     text(object, &path).to_owned()
 }

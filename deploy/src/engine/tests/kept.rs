@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::managed::Record;
-use crate::ports::Cluster as _;
 use crate::ports::OwnToken;
 use crate::principal::Actor;
 use crate::register;
