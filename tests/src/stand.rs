@@ -9,6 +9,7 @@
 pub mod access;
 pub mod agent;
 mod certs;
+pub mod docker;
 mod etcd;
 mod flux;
 mod forward;
@@ -23,6 +24,7 @@ pub mod kubernetes;
 mod kwok;
 pub mod layout;
 mod node;
+mod on_demand;
 pub mod openbao;
 pub mod postgres;
 pub mod process;
@@ -53,6 +55,7 @@ use serde_json::Value;
 use tokio::process::Command;
 use tokio::sync::OnceCell;
 
+use self::docker::Docker;
 use self::install::executor::Executor;
 use self::kubernetes::Cluster;
 use self::layout::Facts;
@@ -208,6 +211,15 @@ impl Stand {
     /// When it cannot be had; the error says what to install.
     pub(crate) async fn executor(&self) -> Result<Executor> {
         install::executor::ensure(&Settings::read()?, show).await
+    }
+
+    /// The Docker engine of this stand, which runs from the first call on; its package is installed if it is missing.
+    ///
+    /// # Errors
+    /// When it cannot be had or does not start; without root there are no containers.
+    pub async fn docker(&self) -> Result<Docker> {
+        install::docker::ensure(&Settings::read()?, show).await?;
+        Docker::ask(&self.facts.site).await
     }
 
     /// What there is to say about Flux after a start, in one sentence.

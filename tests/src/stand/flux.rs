@@ -1,33 +1,22 @@
 //! Flux: its kustomize and helm controllers, beside the stand-in for its source controller.
 //!
 //! They start when the first scenario asks (`Stand::flux`), because they cost memory and most need none of them.
-//! The asker speaks to [`on_demand`], inside, over a socket in the state folder. Invariant: they are started once
-//! per stand, whoever asks, and an answer is only given when they are ready.
+//! Invariant: an answer is only given when all of them are ready.
 
 use std::path::Path;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
 use anyhow::Result;
-use anyhow::bail;
 use anyhow::ensure;
-use futures::StreamExt as _;
-use futures::stream::FuturesUnordered;
 use serde_json::json;
-use tokio::io::AsyncBufReadExt;
-use tokio::io::AsyncReadExt;
-use tokio::io::AsyncWriteExt;
-use tokio::io::BufReader;
-use tokio::net::UnixListener;
-use tokio::net::UnixStream;
 
 use super::http;
 use super::install::flux::Flux;
 use super::kubernetes::Cluster;
 use super::layout::Site;
+use super::on_demand;
 use super::process::Server;
-use super::servers::keep_up;
 use crate::wait::until;
 
 /// Namespace that Flux believes to run in.
@@ -36,64 +25,20 @@ const NAMESPACE: &str = "flux-system";
 /// Longest that a start may take, of one server.
 const START: Duration = Duration::from_secs(90);
 
-fn socket(state: &Path) -> PathBuf {
-    state.join("flux.sock")
-}
+/// Name of the service for those who ask.
+const NAME: &str = "flux";
 
 /// Lets Flux run on a stand; returns when its controllers are ready.
 ///
 /// # Errors
 /// When they do not start.
 pub(super) async fn ask(site: &Site, flux: &Flux) -> Result<()> {
-    let path = socket(&site.dir);
-    let stream = until("the stand to listen", Duration::from_secs(10), async || {
-        let opened = UnixStream::connect(&path).await;
-        opened.context("asking the stand for Flux").into()
-    });
-    let mut stream = stream.await?;
-    let mut words = serde_json::to_vec(flux)?;
-    words.push(b'\n');
-    stream.write_all(&words).await?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await?;
-    match answer.strip_prefix("ok") {
-        Some(_) => Ok(()),
-        None => bail!("Flux did not start: {answer}"),
-    }
+    on_demand::ask(site, NAME, serde_json::to_vec(flux)?).await
 }
 
 /// Waits for askers, for as long as it is polled, and keeps up what it started.
 pub(super) async fn on_demand(site: &Site) {
-    // A stand whose folder cannot take a socket says so to the asker.
-    let Ok(listener) = UnixListener::bind(socket(&site.dir)) else {
-        return std::future::pending().await;
-    };
-    let mut kept = FuturesUnordered::new();
-    loop {
-        tokio::select! {
-            accepted = listener.accept() => {
-                let Ok((mut stream, _)) = accepted else { continue };
-                // Whoever closes with something unread breaks the asker's pipe.
-                let mut line = String::new();
-                let asked = BufReader::new(&mut stream).read_line(&mut line).await;
-                let answer = if kept.is_empty() && asked.is_ok() {
-                    match start(site, &line).await {
-                        Ok(servers) => {
-                            kept.extend(servers.into_iter().map(|server| keep_up(site, server)));
-                            "ok".to_owned()
-                        }
-                        Err(error) => format!("{error:#}"),
-                    }
-                } else {
-                    "ok".to_owned()
-                };
-                // An asker that went away does not need the answer.
-                drop(stream.write_all(answer.as_bytes()).await);
-            }
-            // A server that cannot be started again is gone; the next asker starts all anew.
-            Some(()) = kept.next(), if !kept.is_empty() => {}
-        }
-    }
+    on_demand::serve(site, NAME, async |line: &str| start(site, line).await).await;
 }
 
 async fn start(site: &Site, line: &str) -> Result<Vec<Server>> {

@@ -44,6 +44,23 @@ fn layer(cache: &Path, name: &str) -> PathBuf {
     cache.join(format!("images/{name}.layer.tar"))
 }
 
+/// The one layer of the tiny image, once that was made.
+pub(super) fn busybox_layer(cache: &Path) -> PathBuf {
+    layer(cache, "busybox-1")
+}
+
+/// Writes a layer with an empty folder and no program.
+///
+/// # Errors
+/// When the file cannot be written.
+pub(super) fn write_empty_layer(to: &Path) -> Result<()> {
+    let mut tar = tar::Builder::new(File::create(to)?);
+    let mut folder = head(tar::EntryType::Directory, 0, 0o755);
+    tar.append_data(&mut folder, "empty/", std::io::empty())?;
+    tar.into_inner()?;
+    Ok(())
+}
+
 /// Puts the tiny image together, if the cache has none.
 ///
 /// # Errors
@@ -88,7 +105,7 @@ pub fn make_busybox(cache: &Path) -> Result<()> {
         users.as_slice(),
     )?;
     let content = tar.into_inner()?;
-    let path = layer(cache, "busybox-1");
+    let path = busybox_layer(cache);
     fs::write(&path, &content)?;
     let config = serde_json::to_vec(&busybox_config(&path)?)?;
     let manifest =
@@ -138,7 +155,7 @@ fn config(layer: &Path, run: &Value) -> Result<Value> {
 /// # Errors
 /// When the registry refuses.
 pub async fn push_busybox(site: &Site) -> Result<String> {
-    let layer = layer(&site.cache, "busybox-1");
+    let layer = busybox_layer(&site.cache);
     let config = busybox_config(&layer)?;
     push(
         &format!("http://127.0.0.1:{}", site.ports.registry),

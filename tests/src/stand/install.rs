@@ -4,6 +4,7 @@
 //! version, and is made beside and renamed. Invariant: two starts never build the same thing twice; the second
 //! waits for the first. What cannot be had is told in one sentence each, all at once.
 
+pub(super) mod docker;
 pub(crate) mod executor;
 pub(super) mod flux;
 
@@ -115,6 +116,12 @@ const NODE_PROGRAMS: &[(&str, &str, &str)] = &[
     ("runc", "runc", "runs containers"),
     ("buildah", "buildah", "builds images"),
     ("debootstrap", "debootstrap", "makes the demo's base image"),
+];
+
+/// Services that packages bring of their own.
+const SERVICES: &[(&str, &[&str])] = &[
+    ("openssh-server", &["ssh.service"]),
+    ("docker.io", &["docker.socket", "docker.service"]),
 ];
 
 /// One thing to do before the servers can start.
@@ -320,10 +327,12 @@ async fn packages(names: &[&str]) -> Result<()> {
     process::run_with(&mut apt(&install), None, BUILD)
         .await
         .context("installing Debian packages")?;
-    if names.contains(&"openssh-server") {
-        // The machine's own sshd is for its administrator to want; without systemd there is nothing to disable.
-        let mut disable = Command::new("systemctl");
-        drop(process::run(disable.args(["disable", "ssh.service"])).await);
+    for (package, services) in SERVICES {
+        if names.contains(package) {
+            // The machine's own are for its administrator to want; without systemd there is nothing to disable.
+            let mut disable = Command::new("systemctl");
+            drop(process::run(disable.args(["disable", "--now"]).args(*services)).await);
+        }
     }
     Ok(())
 }

@@ -14,6 +14,7 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use super::access;
+use super::docker;
 use super::etcd;
 use super::flux;
 use super::git;
@@ -157,10 +158,11 @@ async fn cluster(site: &Site, progress: &Progress) -> Result<Vec<Server>> {
 /// Starts again what ends, for as long as it is polled.
 pub async fn supervise(site: &Site, servers: Vec<Server>) {
     let kept = futures::future::join_all(servers.into_iter().map(|server| keep_up(site, server)));
-    // Flux waits for somebody who wants it; that does not keep a stand alive whose servers are gone.
+    // These wait for somebody who wants them; that does not keep a stand alive whose servers are gone.
     tokio::select! {
         _ = kept => {}
         () = flux::on_demand(site) => {}
+        () = docker::on_demand(site) => {}
     }
 }
 

@@ -26,6 +26,7 @@ use crate::engine::course::KEPT;
 use crate::fleet;
 use crate::flux::FluxError;
 use crate::flux::scene;
+use crate::flux::wait::Pushed;
 use crate::image::ImageRef;
 use crate::ports::CommitId;
 use crate::ports::Ports;
@@ -165,6 +166,7 @@ async fn judge(
         tools: there,
         patience: patience.clone(),
         own: &[],
+        pushed: Pushed::Surely,
     };
     delivery.verdict(commit).await
 }
