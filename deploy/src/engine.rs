@@ -5,7 +5,7 @@
 //! Secret are revoked, the run's own Vault token is ended unless credentials live by it, and the log
 //! ends with the verdict. [`scene`] looks around, [`course`] writes and judges, [`back`] goes back,
 //! [`book`] keeps the history, [`charts`] is what differs for a release of Helm, [`flux`] for a
-//! deploy through Flux, [`told`] says what
+//! deploy through Flux, [`landing`] tells images and the address, [`told`] says what
 //! happens, [`values`] cares for the secret values.
 
 mod back;
@@ -13,6 +13,7 @@ mod book;
 mod charts;
 mod course;
 mod flux;
+mod landing;
 mod resumed;
 mod rotation;
 mod scene;
@@ -27,6 +28,7 @@ use proto::error::Code;
 use proto::error::Problem;
 use proto::event::Stage;
 use proto::ids::RunId;
+use proto::report::ImageChange;
 use proto::report::Mode;
 use proto::report::Report;
 use proto::report::saved::SavedPlan;
@@ -99,6 +101,8 @@ pub struct Tools<'a> {
 #[derive(Default)]
 struct Told {
     steps: Vec<proto::report::Step>,
+    images: Vec<ImageChange>,
+    url: Option<String>,
     revision: Option<u64>,
     plan: Option<SavedPlan>,
 }
@@ -149,6 +153,7 @@ pub async fn promote(
         Mode::DryRun => &told.steps,
         Mode::Deploy | Mode::Rollback | Mode::Rotation => &[],
     };
+    told::tell_landing(&told, tools.log);
     told::tell(&verdict, planned, tools.log);
     let report = told::finish(report, verdict, told, &tools);
     tools.log.end(report.status);
@@ -250,6 +255,8 @@ async fn alone(
         told.steps = plan.told();
         told.steps.extend(told::deletions(&plan, &leftovers));
         told.steps.extend(files);
+        told.images = landing::images(&plan, &observed);
+        told.url = landing::url(&plan);
         let Some(seen) = seen else {
             values::close(draft, tools, patience).await;
             let warnings = told::left(&plan, &leftovers);
@@ -267,7 +274,7 @@ async fn alone(
             pieces: None,
             fleet: fleet.as_deref_mut(),
         };
-        if let Err(problem) = note(&course, &told.steps, tools, patience).await {
+        if let Err(problem) = note(&course, told, tools, patience).await {
             values::close(draft, tools, patience).await;
             return Err(problem);
         }
@@ -336,14 +343,17 @@ fn wanted_of(permit: &Permit, app: &App, tools: &Tools<'_>) -> Vec<(ObjectId, Co
 /// Notes what it takes to go on with the run after a restart.
 async fn note(
     course: &Course<'_>,
-    steps: &[proto::report::Step],
+    told: &Told,
     tools: &Tools<'_>,
     patience: &Patience<'_>,
 ) -> Result<(), Problem> {
     let left = patience.deadline.saturating_duration_since(Instant::now());
     let now = tools.ports.clock.now();
     let deadline = now.checked_add(left).unwrap_or(now);
-    let brief = Brief::of(course.plan, steps, course.writes(), deadline).to_value();
+    let mut brief = Brief::of(course.plan, &told.steps, course.writes(), deadline);
+    brief.images.clone_from(&told.images);
+    brief.url.clone_from(&told.url);
+    let brief = brief.to_value();
     let noted = tools.ports.journal.append(Entry::Planned { brief }).await;
     noted.map_err(|error| report::of_journal(&error))
 }

@@ -9,7 +9,9 @@ use std::fmt;
 
 use serde_json::Value;
 
+use crate::object::Gvk;
 use crate::object::Object;
+use crate::object::text;
 
 /// A valid image reference.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -167,7 +169,8 @@ pub fn substitute(objects: &mut [Object], images: &BTreeMap<String, ImageRef>) -
         return Vec::new();
     }
     for object in objects {
-        let Some(pod) = pod_path(object).and_then(|path| object.body.pointer_mut(path)) else {
+        let Some(pod) = pod_path(&object.id.gvk).and_then(|path| object.body.pointer_mut(path))
+        else {
             continue;
         };
         each_image(pod, &mut |image| {
@@ -185,21 +188,31 @@ pub fn substitute(objects: &mut [Object], images: &BTreeMap<String, ImageRef>) -
 #[must_use]
 pub fn images_of(object: &Object) -> Vec<String> {
     let mut images = Vec::new();
-    if let Some(pod) = pod_path(object).and_then(|path| object.body.pointer(path)) {
+    if let Some(pod) = pod_path(&object.id.gvk).and_then(|path| object.body.pointer(path)) {
         each_image(&mut pod.clone(), &mut |image| images.push(image.clone()));
     }
     images
 }
 
+/// Lists the images of an object's containers, by the name of the container.
+pub(crate) fn of_containers<'a>(gvk: &Gvk, body: &'a Value) -> BTreeMap<&'a str, &'a str> {
+    let pod = pod_path(gvk).and_then(|path| body.pointer(path));
+    let named = |list: &str| pod.map_or(&[][..], |pod| crate::object::list(pod, &[list]));
+    let containers = named("initContainers").iter().chain(named("containers"));
+    containers
+        .map(|one| (text(one, &["name"]), text(one, &["image"])))
+        .filter(|(_, image)| !image.is_empty())
+        .collect()
+}
+
 /// The part of a container's image before tag and digest, also where it is not a valid reference.
-fn name_of(image: &str) -> &str {
+pub(crate) fn name_of(image: &str) -> &str {
     let without_digest = image.split_once('@').map_or(image, |(rest, _)| rest);
     split_tag(without_digest).0
 }
 
 /// Where the pod's spec stands in an object of a kind that has one.
-fn pod_path(object: &Object) -> Option<&'static str> {
-    let gvk = &object.id.gvk;
+fn pod_path(gvk: &Gvk) -> Option<&'static str> {
     match (gvk.group.as_str(), gvk.kind.as_str()) {
         ("", "Pod") => Some("/spec"),
         ("", "PodTemplate") => Some("/template/spec"),

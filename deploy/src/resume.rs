@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use proto::ids::ClusterName;
 use proto::ids::Namespace;
 use proto::report::Action;
+use proto::report::ImageChange;
 use proto::report::Mode;
 use proto::report::Step;
 use serde::Deserialize;
@@ -91,6 +92,12 @@ pub struct Brief {
     pub deadline: Timestamp,
     /// The plan as it was told.
     pub steps: Vec<Step>,
+    /// Its images as they were told.
+    #[serde(default)]
+    pub images: Vec<ImageChange>,
+    /// Its address as it was told.
+    #[serde(default)]
+    pub url: Option<String>,
     /// Secrets that the plan writes with values that are not kept.
     pub blind: Vec<String>,
     /// Whether the run writes anything, and so needs the lock.
@@ -174,6 +181,8 @@ impl Brief {
             namespace: permit.namespace().clone(),
             deadline,
             steps: steps.to_vec(),
+            images: Vec::new(),
+            url: None,
             blind: blind.map(|step| step.id.name.clone()).collect(),
             writes,
         }

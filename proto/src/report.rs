@@ -165,6 +165,18 @@ pub struct Cause {
     pub hint: Option<String>,
 }
 
+/// One container image of a run.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ImageChange {
+    /// The name under `images` of the spec; else the repository of the image.
+    pub name: String,
+    /// The reference that the cluster had; unset where there was none, or none that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<String>,
+    /// The reference that the run writes.
+    pub after: String,
+}
+
 /// What a caller learns about one run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
@@ -199,6 +211,13 @@ pub struct Report {
     /// The plan, once it is known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<Step>,
+    /// Every container image of the plan, by name; a run that did not succeed may have put the one
+    /// of before back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<ImageChange>,
+    /// The address that the plan's Ingress serves, where there is exactly one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
     /// A dry run that succeeded: its plan in the form that a deploy can be held to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<SavedPlan>,

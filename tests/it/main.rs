@@ -16,6 +16,7 @@ mod doctor;
 mod ends;
 mod examples;
 mod faults;
+mod feedback;
 mod flux;
 mod flux_stand;
 mod history;

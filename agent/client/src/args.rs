@@ -138,9 +138,22 @@ pub(crate) struct Deploy {
     #[arg(long)]
     pub(crate) detach: bool,
     #[command(flatten)]
+    pub(crate) files: Files,
+    #[command(flatten)]
     pub(crate) waiting: Waiting,
     #[command(flatten)]
     pub(crate) key: Key,
+}
+
+/// Files for GitLab.
+#[derive(Debug, Default, Clone, Args)]
+pub(crate) struct Files {
+    /// Write the final report as JSON, also of a run that failed or was refused
+    #[arg(long, value_name = "FILE", conflicts_with = "detach")]
+    pub(crate) report: Option<PathBuf>,
+    /// Write variables for 'artifacts:reports:dotenv': QUAYMASTER_STATUS, QUAYMASTER_RUN and others
+    #[arg(long, value_name = "FILE", conflicts_with = "detach")]
+    pub(crate) dotenv: Option<PathBuf>,
 }
 
 /// `quaymaster plan`.
@@ -231,6 +244,8 @@ pub(crate) struct Rollback {
     /// Do not wait: print the run's id once it is accepted
     #[arg(long)]
     pub(crate) detach: bool,
+    #[command(flatten)]
+    pub(crate) files: Files,
     #[command(flatten)]
     pub(crate) waiting: Waiting,
     #[command(flatten)]

@@ -43,12 +43,12 @@ use crate::session::Ended;
 use crate::session::Order;
 use crate::session::Session;
 use crate::session::ask;
+use crate::session::close;
 use crate::session::idempotency_key;
 use crate::session::interrupted;
 use crate::session::packed;
 use crate::session::stopped;
 use crate::session::submit;
-use crate::session::tell_end;
 use crate::session::tell_result;
 use crate::wire::Call;
 
@@ -89,6 +89,11 @@ pub(crate) async fn run(session: &mut Session<'_>, command: Command) -> Exit {
 }
 
 async fn deploy(session: &mut Session<'_>, arguments: &Deploy) -> Result<Exit, Problem> {
+    let ended = deployed(session, arguments).await;
+    close(session, &arguments.files, ended)
+}
+
+async fn deployed(session: &mut Session<'_>, arguments: &Deploy) -> Result<Ended, Problem> {
     let order = match (arguments.dry_run, arguments.detach) {
         (true, _) => Order::Plan,
         (false, true) => Order::Detached,
@@ -110,8 +115,7 @@ async fn deploy(session: &mut Session<'_>, arguments: &Deploy) -> Result<Exit, P
         body: Bytes::from(bundle.archive),
         key: idempotency_key(&arguments.key)?,
     };
-    let ended = submit(session, order, submission, arguments.waiting.timeout).await?;
-    Ok(tell_end(session.output, &ended))
+    submit(session, order, submission, arguments.waiting.timeout).await
 }
 
 async fn plan(session: &mut Session<'_>, arguments: &Plan) -> Result<Exit, Problem> {
@@ -273,6 +277,11 @@ async fn cancel(session: &mut Session<'_>, run: &RunId) -> Result<Exit, Problem>
 
 /// Goes back to a revision.
 async fn roll_back(session: &mut Session<'_>, rollback: Rollback) -> Result<Exit, Problem> {
+    let ended = rolled_back(session, &rollback).await;
+    close(session, &rollback.files, ended)
+}
+
+async fn rolled_back(session: &mut Session<'_>, rollback: &Rollback) -> Result<Ended, Problem> {
     let place = place(session, &rollback.app).await?;
     let asked = proto::app::Rollback {
         name: place.name,
@@ -294,8 +303,7 @@ async fn roll_back(session: &mut Session<'_>, rollback: Rollback) -> Result<Exit
     } else {
         Order::Deploy
     };
-    let ended = submit(session, order, submission, rollback.waiting.timeout).await?;
-    Ok(tell_end(session.output, &ended))
+    submit(session, order, submission, rollback.waiting.timeout).await
 }
 
 async fn history(session: &mut Session<'_>, app: &AppOf) -> Result<Exit, Problem> {

@@ -2,7 +2,7 @@
 //!
 //! Static and small, without TLS: it only speaks HTTP over the agent's unix socket. The way of a
 //! deploy: `args` -> `pack` (`images`, `expand`, `walk`, `archive`), `saved` -> `follow` (`wire`, `patience`) ->
-//! `output` (`log`, `render`) -> `exit`; `commands` strings them together. This file collects the
+//! `output` (`log`, `render`), `feedback` -> `exit`; `commands` strings them together. This file collects the
 //! environment once and passes it on; nothing else reads it.
 
 #![expect(
@@ -32,6 +32,7 @@ mod render;
 mod apps;
 mod kept;
 mod output;
+mod feedback;
 mod session;
 mod secrets;
 mod commands;

@@ -37,6 +37,8 @@ pub(crate) fn report(status: Status, message: &str) -> Report {
         revision: None,
         problem: None,
         steps: Vec::new(),
+        images: Vec::new(),
+        url: None,
         plan: None,
         causes: Vec::new(),
         warnings: Vec::new(),

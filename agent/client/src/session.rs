@@ -15,9 +15,12 @@ use proto::report::Report;
 use tokio::signal::unix::SignalKind;
 use tokio::signal::unix::signal;
 
+use crate::args::Files;
 use crate::args::Key;
 use crate::exit::Exit;
 use crate::expand::Environment;
+use crate::feedback;
+use crate::feedback::End;
 use crate::follow;
 use crate::follow::Submission;
 use crate::follow::Told;
@@ -64,6 +67,41 @@ pub(crate) fn tell_end(output: &mut Output, ended: &Ended) -> Exit {
             output.answer(&accepted.json, &format!("{}\n", accepted.value.id));
             Exit::Done
         }
+    }
+}
+
+/// Tells how a request for a run ended, and writes the files about it. A file that cannot be written
+/// is told and changes neither the verdict nor the exit code.
+pub(crate) fn close(
+    session: &mut Session<'_>,
+    files: &Files,
+    ended: Result<Ended, Problem>,
+) -> Result<Exit, Problem> {
+    let end = match &ended {
+        Ok(Ended::Over(report)) => Some(End::Report(&report.value, &report.json)),
+        Ok(Ended::Detached(_)) => None,
+        Err(problem) => Some(End::Problem(problem)),
+    };
+    let written = end.map_or(Ok(()), |end| {
+        feedback::write(files, end, session.environment)
+    });
+    written.unwrap_or_else(|problem| session.output.notice(&problem.detail));
+    let ended = ended?;
+    if let Ended::Over(report) = &ended {
+        tell_address(session, &report.value);
+    }
+    Ok(tell_end(session.output, &ended))
+}
+
+/// Tells where the environment of the job can be seen.
+fn tell_address(session: &mut Session<'_>, report: &Report) {
+    let Some(name) = session.environment.get("CI_ENVIRONMENT_NAME") else {
+        // Outside of an environment the agent's own line says what is known.
+        return;
+    };
+    if let Some(url) = feedback::address(Some(report), session.environment) {
+        let text = format!("environment {name}: {url}");
+        session.output.notice(&text);
     }
 }
 

@@ -258,6 +258,8 @@ fn report(run: &RunTools, mode: Mode, status: Status) -> Report {
         revision: None,
         problem: None,
         steps: Vec::new(),
+        images: Vec::new(),
+        url: None,
         plan: None,
         causes: Vec::new(),
         warnings: Vec::new(),

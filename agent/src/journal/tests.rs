@@ -26,6 +26,8 @@ fn report(id: u128, mode: Mode) -> Report {
         revision: None,
         problem: None,
         steps: Vec::new(),
+        images: Vec::new(),
+        url: None,
         plan: None,
         causes: Vec::new(),
         warnings: Vec::new(),

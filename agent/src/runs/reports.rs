@@ -27,6 +27,8 @@ pub(super) fn beginning(id: &RunId, submission: &Submission, now: Timestamp) -> 
         revision: None,
         problem: None,
         steps: Vec::new(),
+        images: Vec::new(),
+        url: None,
         plan: None,
         causes: Vec::new(),
         warnings: Vec::new(),

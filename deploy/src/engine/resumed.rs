@@ -73,11 +73,14 @@ pub async fn resume(
     tools.log.end_stage(Stage::Authorize);
     let mut told = Told {
         steps: brief.steps.clone(),
+        images: brief.images.clone(),
+        url: brief.url.clone(),
         ..Told::default()
     };
     // Boxed for its size.
     let verdict = go_on(permit, brief, progress, &tools, &patience, &mut told).boxed();
     let verdict = verdict.await;
+    told::tell_landing(&told, tools.log);
     told::tell(&verdict, &[], tools.log);
     let report = told::finish(began, verdict, told, &tools);
     tools.log.end(report.status);

@@ -6,6 +6,7 @@ use proto::error::Problem;
 use proto::event::Stage;
 use proto::ids::RunId;
 use proto::report::Action;
+use proto::report::ImageChange;
 use proto::report::Mode;
 use proto::report::Report;
 use proto::report::Status;
@@ -38,6 +39,8 @@ pub(super) fn first_report(permit: &Permit, tools: &Tools<'_>) -> Report {
         revision: None,
         problem: None,
         steps: Vec::new(),
+        images: Vec::new(),
+        url: None,
         plan: None,
         causes: Vec::new(),
         warnings: Vec::new(),
@@ -53,6 +56,9 @@ pub(super) fn finish(
 ) -> Report {
     let steps = told.steps.into_iter();
     report.steps = steps.map(|step| clean_step(step, tools.log)).collect();
+    let images = told.images.into_iter();
+    report.images = images.map(|image| clean_image(image, tools.log)).collect();
+    report.url = told.url.map(|url| tools.log.clean(&url));
     report.plan = told.plan;
     report.revision = told.revision;
     report.finished = Some(stamp(tools));
@@ -144,6 +150,16 @@ pub(super) fn tell_plan(steps: &[Step], log: &RunLog) {
     }
 }
 
+/// Tells what a reader looks for at the end: which images, and where the app is.
+pub(super) fn tell_landing(told: &Told, log: &RunLog) {
+    for change in &told.images {
+        log.info(text::image(change));
+    }
+    if let Some(url) = &told.url {
+        log.info(format!("address: {url}"));
+    }
+}
+
 /// Tells the verdict; `planned` are the steps of a dry run.
 pub(super) fn tell(verdict: &Verdict, planned: &[Step], log: &RunLog) {
     log.start(Stage::Report, "verdict");
@@ -178,6 +194,14 @@ fn clean_step(mut step: Step, log: &RunLog) -> Step {
         }
     }
     step
+}
+
+fn clean_image(image: ImageChange, log: &RunLog) -> ImageChange {
+    ImageChange {
+        name: log.clean(&image.name),
+        before: image.before.map(|before| log.clean(&before)),
+        after: log.clean(&image.after),
+    }
 }
 
 fn clean_cause(mut cause: proto::report::Cause, log: &RunLog) -> proto::report::Cause {

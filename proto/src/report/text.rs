@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use super::Action;
 use super::FieldChange;
+use super::ImageChange;
 use super::KeyChange;
 use super::Step;
 
@@ -126,6 +127,21 @@ const fn word(action: Action) -> &'static str {
         Action::Unknown => "not known before",
         Action::Delete => "delete",
         Action::Recreate => "recreate",
+    }
+}
+
+/// Says what becomes of an image, in one line.
+#[must_use]
+pub fn image(change: &ImageChange) -> String {
+    let ImageChange {
+        name,
+        before,
+        after,
+    } = change;
+    match before {
+        None => format!("image {name}: {after}"),
+        Some(before) if before == after => format!("image {name}: {after} (unchanged)"),
+        Some(before) => format!("image {name}: {before} -> {after}"),
     }
 }
 
