@@ -351,7 +351,7 @@ async fn note(
     let now = tools.ports.clock.now();
     let deadline = now.checked_add(left).unwrap_or(now);
     let mut brief = Brief::of(course.plan, &told.steps, course.writes(), deadline);
-    brief.images.clone_from(&told.images);
+    brief.image_changes.clone_from(&told.images);
     brief.url.clone_from(&told.url);
     let brief = brief.to_value();
     let noted = tools.ports.journal.append(Entry::Planned { brief }).await;

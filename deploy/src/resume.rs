@@ -94,7 +94,7 @@ pub struct Brief {
     pub steps: Vec<Step>,
     /// Its images as they were told.
     #[serde(default)]
-    pub images: Vec<ImageChange>,
+    pub image_changes: Vec<ImageChange>,
     /// Its address as it was told.
     #[serde(default)]
     pub url: Option<String>,
@@ -181,7 +181,7 @@ impl Brief {
             namespace: permit.namespace().clone(),
             deadline,
             steps: steps.to_vec(),
-            images: Vec::new(),
+            image_changes: Vec::new(),
             url: None,
             blind: blind.map(|step| step.id.name.clone()).collect(),
             writes,

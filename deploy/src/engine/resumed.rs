@@ -73,7 +73,7 @@ pub async fn resume(
     tools.log.end_stage(Stage::Authorize);
     let mut told = Told {
         steps: brief.steps.clone(),
-        images: brief.images.clone(),
+        images: brief.image_changes.clone(),
         url: brief.url.clone(),
         ..Told::default()
     };
