@@ -21,6 +21,7 @@ mod flux;
 mod flux_stand;
 mod history;
 mod identity;
+mod job_images;
 mod kills;
 mod leaks;
 mod leftovers;

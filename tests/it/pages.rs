@@ -10,13 +10,13 @@ use anyhow::Result;
 use anyhow::ensure;
 use proto::error::Code;
 
-fn read(path: &str) -> Result<String> {
+pub(crate) fn read(path: &str) -> Result<String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
     fs::read_to_string(&path).with_context(|| path.display().to_string())
 }
 
 /// The blocks of a page in one language.
-fn blocks(page: &str, language: &str) -> Vec<String> {
+pub(crate) fn blocks(page: &str, language: &str) -> Vec<String> {
     let start = format!("```{language}\n");
     let parts = page.split(&start).skip(1);
     let ended = parts.filter_map(|part| part.split_once("```"));

@@ -242,6 +242,26 @@ pub async fn build_release() -> Result<Programs> {
     })
 }
 
+/// Builds the client as it is released and mounted into jobs: static, as the Dockerfile does it.
+///
+/// # Errors
+/// When it does not build.
+pub async fn build_static_client() -> Result<PathBuf> {
+    let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let flags = format!(r#"target.{target}.rustflags=["-C", "target-feature=+crt-static"]"#);
+    let words = [
+        "-p",
+        "client",
+        "--profile",
+        "client",
+        "--target",
+        &target,
+        "--config",
+        &flags,
+    ];
+    program(&cargo_build(&words).await?, "quaymaster")
+}
+
 /// Builds the program `stand` beside a measurement, which is built with a profile of its own.
 ///
 /// # Errors
