@@ -194,6 +194,8 @@ pub(crate) struct Promote {
     pub(crate) waiting: Waiting,
     #[command(flatten)]
     pub(crate) key: Key,
+    #[command(flatten)]
+    pub(crate) files: Files,
 }
 
 /// A limit on waiting.

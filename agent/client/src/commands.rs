@@ -148,6 +148,11 @@ async fn plan(session: &mut Session<'_>, arguments: &Plan) -> Result<Exit, Probl
 
 /// Deploys the images of another environment.
 async fn promote(session: &mut Session<'_>, arguments: &Promote) -> Result<Exit, Problem> {
+    let ended = promoted(session, arguments).await;
+    close(session, &arguments.files, ended)
+}
+
+async fn promoted(session: &mut Session<'_>, arguments: &Promote) -> Result<Ended, Problem> {
     let (order, path) = match (arguments.dry_run, arguments.detach) {
         (true, _) => (
             Order::Plan,
@@ -164,8 +169,7 @@ async fn promote(session: &mut Session<'_>, arguments: &Promote) -> Result<Exit,
         body: Bytes::from(bundle.archive),
         key: idempotency_key(&arguments.key)?,
     };
-    let ended = submit(session, order, submission, arguments.waiting.timeout).await?;
-    Ok(tell_end(session.output, &ended))
+    submit(session, order, submission, arguments.waiting.timeout).await
 }
 
 /// Whether a bundle has the saved plan that the run has to keep.

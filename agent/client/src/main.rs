@@ -80,6 +80,7 @@ fn main() -> ExitCode {
         Command::Managed(_) => Ok(operators(&global)),
         Command::Deploy(_)
         | Command::Plan(_)
+        | Command::Promote(_)
         | Command::Status(_)
         | Command::List(_)
         | Command::Log(_)
