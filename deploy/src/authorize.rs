@@ -67,7 +67,7 @@ pub struct Permit {
     grant: ClusterGrant,
     request: Request,
     /// For a promotion: to look at the environment that the images come from.
-    origin: Option<Box<Permit>>,
+    origin: Option<Box<Self>>,
 }
 
 impl Permit {

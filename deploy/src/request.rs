@@ -40,7 +40,7 @@ pub struct Request {
     /// Where more objects come from, once the run is on.
     pub source: Source,
     /// The environment whose images are promoted to this one; unset: the spec says which images.
-    pub origin: Option<Box<Request>>,
+    pub origin: Option<Box<Self>>,
     /// The bundle it came in, and the saved plan that it has to keep; the caller of [`read`] sets it.
     pub binding: Binding,
     /// Things to tell the caller.

@@ -156,7 +156,7 @@ impl Intake {
         let Some((cluster, renderer)) = adapters else {
             return Err(unknown(permit.cluster()));
         };
-        let elsewhere = self.elsewhere(&permit, &tokens)?;
+        let elsewhere = self.elsewhere(&permit, &tokens).map_err(|p| *p)?;
         Ok(Prepared {
             name: permit.request().spec.name.clone(),
             cluster: permit.cluster().clone(),
@@ -171,12 +171,16 @@ impl Intake {
     }
 
     /// Finds the way to the environment that a promotion takes its images from.
-    fn elsewhere(&self, permit: &Permit, tokens: &Tokens) -> Result<Option<Elsewhere>, Problem> {
+    fn elsewhere(
+        &self,
+        permit: &Permit,
+        tokens: &Tokens,
+    ) -> Result<Option<Elsewhere>, Box<Problem>> {
         let Some(origin) = permit.origin() else {
             return Ok(None);
         };
         let cluster = self.clusters.get(origin.cluster());
-        let cluster = cluster.ok_or_else(|| unknown(origin.cluster()))?;
+        let cluster = cluster.ok_or_else(|| Box::new(unknown(origin.cluster())))?;
         Ok(Some(Elsewhere {
             cluster: Arc::clone(cluster),
             login: login(origin, tokens.duplicate()),

@@ -139,7 +139,7 @@ pub async fn standing(
                         && (kind == Kind::HelmRelease
                             || state::attempted(&object).as_ref() == Some(commit)) => {}
                 Some(_) | None => {
-                    open.push(format!("{id} is not at commit {} yet", commit.short()))
+                    open.push(format!("{id} is not at commit {} yet", commit.short()));
                 }
             }
         }
