@@ -1,5 +1,5 @@
 //! One run per app over all hosts: a Kubernetes Lease in the app's namespace, called *lock* here. A run through
-//! Flux needs one more for each path that it may change ([`line`]).
+//! Flux needs one more for each path that it may change ([`mod@line`]).
 //!
 //! [`crate::engine`] looks at the lock before it plans ([`Gate::look`]), takes it when there is
 //! something to write and nothing has changed since ([`Gate::take`]), else waits and plans anew

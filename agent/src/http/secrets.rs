@@ -81,6 +81,7 @@ fn secrets_alone(body: &Bytes, packing: Packing, limits: &Limits) -> Result<(), 
         ("manifests", !spec.manifests.is_empty()),
         ("kustomize", spec.kustomize.is_some()),
         ("helm", spec.helm.is_some()),
+        ("flux", spec.flux.is_some()),
     ];
     let Some((field, _)) = objects.into_iter().find(|(_, is_there)| *is_there) else {
         return Ok(());

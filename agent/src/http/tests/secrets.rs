@@ -381,6 +381,8 @@ async fn a_bundle_of_secrets_alone_is_a_deploy_and_another_one_is_sent_there() {
         "manifests: [k8s/]\n",
         "kustomize: over\n",
         "helm: { chart: chart/ }\n",
+        "flux: { repository: \"https://git.example.com/f.git\", path: apps, credential: { vault: kv/f }, \
+         sources: [f], wait: { kustomizations: [f] } }\nimages: { a: \"registry.example.com/a:1\" }\n",
     ] {
         let reply = apply("/v1/secrets", &format!("{secrets}{more}")).await;
         assert_eq!(reply.code(), Code::SpecInvalid, "{more}");
