@@ -20,7 +20,9 @@ class Busy(BaseHTTPRequestHandler):
     do_HEAD = do_GET
     def log_message(self, *words):
         pass
-HTTPServer(('127.0.0.1', 5057), Busy).serve_forever()
+server = HTTPServer(('127.0.0.1', 5057), Busy)
+print('up', flush=True)
+server.serve_forever()
 ";
 
 /// A pod without a readiness probe counts as available as soon as it runs. On a busy machine the kubelet
