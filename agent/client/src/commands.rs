@@ -43,6 +43,7 @@ use crate::session::Ended;
 use crate::session::Order;
 use crate::session::Session;
 use crate::session::ask;
+use crate::session::bundled;
 use crate::session::close;
 use crate::session::idempotency_key;
 use crate::session::interrupted;
@@ -109,30 +110,20 @@ async fn deployed(session: &mut Session<'_>, arguments: &Deploy) -> Result<Ended
         }
         None => Bound::ToNothing,
     };
-    let submission = Submission {
-        path: path(order, bound),
-        media: "application/x-tar",
-        body: Bytes::from(bundle.archive),
-        key: idempotency_key(&arguments.key)?,
-    };
+    let submission = bundled(path(order, bound), bundle, &arguments.key)?;
     submit(session, order, submission, arguments.waiting.timeout).await
 }
 
 async fn plan(session: &mut Session<'_>, arguments: &Plan) -> Result<Exit, Problem> {
     let bundle = packed(session, &arguments.dir, &arguments.image)?;
-    let submission = Submission {
-        path: path(Order::Plan, Bound::ToNothing),
-        media: "application/x-tar",
-        body: Bytes::from(bundle.archive),
-        key: idempotency_key(&arguments.key)?,
-    };
+    let submission = bundled(path(Order::Plan, Bound::ToNothing), bundle, &arguments.key)?;
     let limit = arguments.waiting.timeout;
     let Ended::Over(report) = submit(session, Order::Plan, submission, limit).await? else {
         return Ok(Exit::Done);
     };
     let done = report.value.status == Status::Succeeded;
     if let Some(file) = arguments.save.as_deref().filter(|_| done) {
-        saved::write(file, &report.json).map_err(|error| error.problem(file))?;
+        saved::write(file, &report.json).map_err(saved::SaveError::problem)?;
         let text = format!("the plan is saved in {}", file.display());
         session.output.notice(&text);
     }
@@ -163,12 +154,7 @@ async fn promoted(session: &mut Session<'_>, arguments: &Promote) -> Result<Ende
     };
     let bundle = pack::promotion(&arguments.from, &arguments.to, session.environment)
         .map_err(pack::PackError::problem)?;
-    let submission = Submission {
-        path,
-        media: "application/x-tar",
-        body: Bytes::from(bundle.archive),
-        key: idempotency_key(&arguments.key)?,
-    };
+    let submission = bundled(path, bundle, &arguments.key)?;
     submit(session, order, submission, arguments.waiting.timeout).await
 }
 

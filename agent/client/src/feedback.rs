@@ -1,22 +1,15 @@
 //! Files that GitLab takes from a job: the report as an artifact, and variables as a dotenv report.
 //!
-//! Called by `session` once a run is over, however it ended. A file is written aside and renamed, so
-//! that a job that is cancelled never leaves half of one. Nothing secret can be in them: the report is
+//! Called by `session` once a run is over, however it ended. Nothing secret can be in them: the report is
 //! the agent's, which holds no values, and variables are made of statuses, ids and references only.
 
-use std::fs;
-use std::io;
-use std::io::Write;
-use std::path::Path;
-use std::path::PathBuf;
-
-use proto::error::Code;
 use proto::error::Problem;
 use proto::report::Report;
 use proto::report::Status;
 use serde_json::json;
 
 use crate::args::Files;
+use crate::disk;
 use crate::exit::Exit;
 use crate::expand::Environment;
 
@@ -44,10 +37,12 @@ pub(crate) fn write(files: &Files, end: End<'_>, environment: &Environment) -> R
             End::Report(_, json) => json.to_vec(),
             End::Problem(problem) => of_problem(problem),
         };
-        put(file, json.trim_ascii(), b"\n")?;
+        let mut text = json.trim_ascii().to_vec();
+        text.push(b'\n');
+        disk::put(file, &text)?;
     }
     if let Some(file) = &files.dotenv {
-        put(file, variables(end, environment).as_bytes(), b"")?;
+        disk::put(file, variables(end, environment).as_bytes())?;
     }
     Ok(())
 }
@@ -153,35 +148,11 @@ fn word(name: &str) -> String {
     name.chars().map(upper).collect()
 }
 
-/// Puts a file in place as a whole.
-fn put(file: &Path, content: &[u8], end: &[u8]) -> Result<(), Problem> {
-    let aside = aside(file);
-    let written = write_aside(&aside, content, end).and_then(|()| fs::rename(&aside, file));
-    written.map_err(|error| {
-        // The file aside is of no use to anybody, and may not even exist.
-        drop(fs::remove_file(&aside));
-        let detail = format!("writing {}: {error}", file.display());
-        Problem::new(Code::BadRequest, detail)
-            .hint("name a file in a folder that the job may write to")
-    })
-}
-
-fn write_aside(aside: &Path, content: &[u8], end: &[u8]) -> io::Result<()> {
-    let mut out = fs::File::create(aside)?;
-    out.write_all(content)?;
-    out.write_all(end)?;
-    out.sync_all()
-}
-
-/// Names a file in the same folder, which a rename can replace the other with.
-fn aside(file: &Path) -> PathBuf {
-    let mut name = file.file_name().unwrap_or_default().to_os_string();
-    name.push(format!(".{}", std::process::id()));
-    file.with_file_name(name)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
+    use proto::error::Code;
     use proto::report::ImageChange;
 
     use super::*;

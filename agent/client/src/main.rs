@@ -21,6 +21,7 @@ mod archive;
 mod walk;
 mod kustomization;
 mod pack;
+mod disk;
 mod saved;
 mod tokens;
 mod progress;

@@ -5,7 +5,6 @@
 //! and not by the agent.
 
 use std::fs;
-use std::io;
 use std::path::Path;
 
 use proto::error::Code;
@@ -14,6 +13,8 @@ use proto::error::Problem;
 use proto::report::saved::FORMAT;
 use proto::report::saved::SavedPlan;
 use serde::Deserialize;
+
+use crate::disk;
 
 /// The name of the saved plan inside a bundle; a dot file, so that no folder of manifests holds it.
 pub(crate) const NAME: &str = ".quaymaster-plan.json";
@@ -33,7 +34,7 @@ pub(crate) enum SaveError {
     NoPlan,
     /// The file cannot be written.
     #[error("the plan cannot be written")]
-    Write(#[from] io::Error),
+    Write(Box<Problem>),
 }
 
 /// Writes the plan of a report.
@@ -46,20 +47,16 @@ pub(crate) fn write(file: &Path, report: &[u8]) -> Result<(), SaveError> {
         return Err(SaveError::NoPlan);
     }
     let text = format!("{:#}\n", planned.plan);
-    Ok(fs::write(file, text)?)
+    disk::put(file, text.as_bytes()).map_err(|problem| SaveError::Write(Box::new(problem)))
 }
 
 impl SaveError {
     /// Tells it.
-    pub(crate) fn problem(&self, file: &Path) -> Problem {
-        let file = file.display();
+    pub(crate) fn problem(self) -> Problem {
         match self {
             Self::NoPlan => Problem::new(Code::Internal, self.to_string())
                 .hint("the agent may be older than the client; see 'quaymaster version'"),
-            Self::Write(source) => {
-                Problem::new(Code::BadRequest, format!("writing {file}: {source}"))
-                    .hint("name a file in a folder that the job may write to")
-            }
+            Self::Write(problem) => *problem,
         }
     }
 }

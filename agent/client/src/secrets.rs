@@ -18,13 +18,12 @@ use crate::args::ManagedCommand;
 use crate::args::SecretOf;
 use crate::args::Secrets;
 use crate::exit::Exit;
-use crate::follow::Submission;
 use crate::follow::Told;
 use crate::kept;
 use crate::session::Order;
 use crate::session::Session;
 use crate::session::ask;
-use crate::session::idempotency_key;
+use crate::session::bundled;
 use crate::session::packed;
 use crate::session::submit;
 use crate::session::tell_end;
@@ -83,12 +82,7 @@ async fn apply(session: &mut Session<'_>, arguments: &Apply) -> Result<Exit, Pro
         (false, false) => (Order::Deploy, SECRETS),
     };
     let bundle = packed(session, &arguments.dir, &[])?;
-    let submission = Submission {
-        path,
-        media: "application/x-tar",
-        body: Bytes::from(bundle.archive),
-        key: idempotency_key(&arguments.key)?,
-    };
+    let submission = bundled(path, bundle, &arguments.key)?;
     let ended = submit(session, order, submission, arguments.waiting.timeout).await?;
     Ok(tell_end(session.output, &ended))
 }

@@ -7,6 +7,7 @@ use std::cell::OnceCell;
 use std::path::Path;
 use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::header::HeaderValue;
 use proto::error::Code;
 use proto::error::Problem;
@@ -149,6 +150,20 @@ pub(crate) fn packed(
         session.output.progress(Progress::Detail(text));
     }
     Ok(bundle)
+}
+
+/// Makes a request of a packed bundle.
+pub(crate) fn bundled(
+    path: &'static str,
+    bundle: pack::Bundle,
+    key: &Key,
+) -> Result<Submission, Problem> {
+    Ok(Submission {
+        path,
+        media: "application/x-tar",
+        body: Bytes::from(bundle.archive),
+        key: idempotency_key(key)?,
+    })
 }
 
 /// How a submission ended.
