@@ -5,6 +5,7 @@
 //! functions below are tried on bad input first.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::path::PathBuf;
@@ -136,6 +137,59 @@ fn every_source_file_opens_with_its_module_comment() {
         .map(|(name, _)| name)
         .collect();
     assert_eq!(missing, Vec::<String>::new());
+}
+
+/// Lists files that no module declares: they are not compiled, so nobody would notice that they are dead.
+fn undeclared(sources: &BTreeMap<String, String>) -> Vec<&str> {
+    let mut declared = BTreeSet::new();
+    let mut roots = BTreeSet::new();
+    for (name, text) in sources {
+        let (folder, file) = name.rsplit_once('/').unwrap_or(("", name));
+        let is_root = ["lib.rs", "main.rs", "build.rs"].contains(&file);
+        let below = match is_root {
+            true => folder,
+            false => name.trim_end_matches(".rs"),
+        };
+        if is_root || folder.ends_with("src/bin") {
+            roots.insert(name.as_str());
+        }
+        for line in text.lines().map(str::trim) {
+            if let Some(beside) = line.strip_prefix("#[path = \"") {
+                declared.insert(format!("{folder}/{}", beside.trim_end_matches("\"]")));
+            }
+            let words: Vec<&str> = line.split_whitespace().collect();
+            if let [.., "mod", module] = words.as_slice()
+                && let Some(module) = module.strip_suffix(';')
+                && words[0] != "//"
+            {
+                declared.insert(format!("{below}/{module}.rs"));
+            }
+        }
+    }
+    let names = sources.keys().map(String::as_str);
+    names
+        .filter(|name| !declared.contains(*name) && !roots.contains(name))
+        .collect()
+}
+
+#[test]
+fn every_source_file_is_a_module() {
+    let of = |files: &[(&str, &str)]| -> BTreeMap<String, String> {
+        let files = files.iter();
+        files
+            .map(|(name, text)| ((*name).to_owned(), (*text).to_owned()))
+            .collect()
+    };
+    let bad = of(&[
+        ("a/src/lib.rs", "pub mod b;\n// mod dead;\n"),
+        ("a/src/b.rs", "#[path = \"b_tests.rs\"]\nmod tests;\n"),
+        ("a/src/b_tests.rs", ""),
+        ("a/src/b/deep.rs", ""),
+        ("a/src/dead.rs", ""),
+    ]);
+    assert_eq!(undeclared(&bad), ["a/src/b/deep.rs", "a/src/dead.rs"]);
+    let sources = sources();
+    assert_eq!(undeclared(&sources), Vec::<&str>::new());
 }
 
 #[test]
