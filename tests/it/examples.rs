@@ -4,37 +4,15 @@
 //! What a scenario changes of an example is the target and the KV path, which belong to its world.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::path::PathBuf;
 
 use anyhow::Context as _;
 use anyhow::Result;
 use anyhow::ensure;
 use serde_json::json;
+use tests::example;
 use tests::stand::Stand;
 use tests::submission::Finished;
 use tests::world::World;
-
-pub(crate) fn folder(way: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../examples")
-        .join(way)
-}
-
-/// Reads the YAML files of an example, by their paths in the bundle.
-fn files(root: &Path, below: &Path) -> Result<BTreeMap<String, String>> {
-    let mut found = BTreeMap::new();
-    for entry in std::fs::read_dir(below)? {
-        let path = entry?.path();
-        let name = path.strip_prefix(root)?.display().to_string();
-        if path.is_dir() {
-            found.extend(files(root, &path)?);
-        } else if name.ends_with(".yaml") {
-            found.insert(name, std::fs::read_to_string(&path)?);
-        }
-    }
-    Ok(found)
-}
 
 /// Makes a world in which an example can be deployed: its Secret is granted, its KV fields are there.
 async fn world(name: &str) -> Result<World> {
@@ -56,8 +34,9 @@ async fn world(name: &str) -> Result<World> {
 
 /// The files of an example's production, for a world; only the image is left as it is.
 fn bundle(world: &World, way: &str) -> Result<BTreeMap<String, String>> {
-    let root = folder(way);
-    let mut files = files(&root, &root)?;
+    let mut files = example::files(&example::folder(way))?;
+    // What people and pipelines read is in no bundle.
+    files.retain(|name, _| name.ends_with(".yaml"));
     let spec = files.get_mut("quaymaster.yaml").context("the spec")?;
     *spec = spec
         .replace("kv/flask/app", &format!("kv/{}/app", world.role))
@@ -82,7 +61,7 @@ async fn deploy(world: &World, way: &str, image: &str) -> Result<Finished> {
 
 /// The image of the example, built and pushed as its pipeline does.
 async fn image(stand: &Stand) -> Result<String> {
-    let context = folder("flask");
+    let context = example::folder("flask");
     let base = stand.base_image().await?;
     stand
         .build_and_push(

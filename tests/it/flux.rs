@@ -99,7 +99,7 @@ impl Shop {
     }
 }
 
-fn missing(world: &World) -> String {
+pub(crate) fn missing(world: &World) -> String {
     format!("{}/busybox:not-there", world.stand.facts().registry)
 }
 
@@ -120,7 +120,7 @@ fn status(done: &Finished) -> Result<String> {
         .to_owned())
 }
 
-fn shown(done: &Finished) -> String {
+pub(crate) fn shown(done: &Finished) -> String {
     format!("{}\n{}", done.answer.text(), done.log)
 }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use anyhow::Result;
 use anyhow::ensure;
-use serde_json::Value;
+use tests::example;
 use tests::pipeline::Pipeline;
 use tests::pipeline::Ran;
 use tests::pipeline::Trigger;
@@ -31,35 +31,11 @@ use crate::samples::Deployment;
 /// What the stand's database says.
 const ROW: &str = "row:     ";
 
-/// Pages of the ready pods in a namespace, fetched inside the stand.
+/// Pages of the ready pods in a namespace.
 async fn pages(world: &World, namespace: &str) -> Result<Vec<String>> {
-    let words = ["-n", namespace, "get", "pods", "-o", "json"];
-    let list: Value = serde_json::from_str(&world.stand.kubectl(&words).await?)?;
     let mut pages = Vec::new();
-    for pod in list["items"].as_array().into_iter().flatten() {
-        let conditions = pod["status"]["conditions"].as_array();
-        let ready = conditions.into_iter().flatten();
-        let ready = ready
-            .filter(|one| one["type"] == "Ready" && one["status"] == "True")
-            .count();
-        let (Some(address), 1, true) = (
-            pod["status"]["podIP"].as_str(),
-            ready,
-            pod["metadata"]["deletionTimestamp"].is_null(),
-        ) else {
-            continue;
-        };
-        let mut curl = world.stand.inside("curl");
-        let url = format!("http://{address}:8080/");
-        curl.args([
-            "--silent",
-            "--show-error",
-            "--fail",
-            "--max-time",
-            "10",
-            &url,
-        ]);
-        pages.push(tests::stand::process::run(&mut curl).await?);
+    for pod in example::pods(world.stand, namespace).await? {
+        pages.push(example::page(world.stand, &pod).await?);
     }
     Ok(pages)
 }

@@ -7,6 +7,9 @@ use tests::submission::Finished;
 use tests::world::World;
 use tests::world::fleet::Engine;
 
+use crate::flux::missing;
+use crate::flux::shown;
+
 const CALL: &str = "/v1/deploys?promote=.quaymaster-from.yaml";
 
 /// A world with two environments, `shop` and `live`, in one repository.
@@ -75,10 +78,6 @@ fn path(name: &str) -> String {
     format!("apps/{name}/web.yaml")
 }
 
-fn missing(world: &World) -> String {
-    format!("{}/busybox:not-there", world.stand.facts().registry)
-}
-
 fn web(name: &str, image: &str) -> String {
     format!(
         "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{ name: {name} }}\nspec:\n  replicas: 1\n  \
@@ -87,10 +86,6 @@ fn web(name: &str, image: &str) -> String {
          containers:\n        - name: web\n          \
          image: '{image}'   # {{\"$imagepolicy\": \"flux-system:web\"}}\n          command: [sleep, \"1000\"]\n"
     )
-}
-
-fn shown(done: &Finished) -> String {
-    format!("{}\n{}", done.answer.text(), done.log)
 }
 
 #[tokio::test]

@@ -19,7 +19,6 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use anyhow::Result;
-use anyhow::bail;
 use anyhow::ensure;
 use reqwest::Method;
 use serde_json::Value;
@@ -28,6 +27,9 @@ use tokio::process::Child;
 use tokio::process::Command;
 
 use crate::client::Client;
+use crate::example;
+use crate::example::Pod;
+use crate::example::page;
 use crate::stand::Stand;
 use crate::stand::agent;
 use crate::stand::agent::Programs;
@@ -105,7 +107,7 @@ pub async fn run(stand: &Stand, ways: Ways, say: Say<'_>) -> Result<()> {
 }
 
 async fn build_image(stand: &Stand) -> Result<String> {
-    let context = example("flask");
+    let context = example::folder("flask");
     let base = stand.base_image().await?;
     stand
         .build_and_push(
@@ -119,7 +121,7 @@ async fn build_image(stand: &Stand) -> Result<String> {
 
 /// Plan, deploy, page.
 async fn first_deploy(job: &Job<'_>, say: Say<'_>, image: &str) -> Result<()> {
-    let example = example("flask");
+    let example = example::folder("flask");
     heading(
         say,
         4,
@@ -146,7 +148,7 @@ async fn bad_deploy(job: &Job<'_>, say: Say<'_>, image: &str) -> Result<()> {
         7,
         "the same job with an image that does not exist; quaymaster.yaml says on_failure: rollback",
     );
-    let example = example("flask");
+    let example = example::folder("flask");
     let before = pods(job.stand, NAMESPACE).await?;
     let broken = format!("{}@{MISSING}", image.split('@').next().unwrap_or_default());
     let words: [&OsStr; 2] = ["deploy".as_ref(), example.as_ref()];
@@ -205,7 +207,7 @@ async fn afterwards(job: &Job<'_>, say: Say<'_>, image: &str) -> Result<()> {
         9,
         "the good image again: the credential is new, the pods are left alone",
     );
-    let example = example("flask");
+    let example = example::folder("flask");
     job.expect(0, &["deploy".as_ref(), example.as_ref()], image)
         .await?;
     say("exit code 0");
@@ -220,7 +222,7 @@ async fn other_ways(job: &Job<'_>, say: Say<'_>, image: &str) -> Result<()> {
             number,
             &format!("the same app in another form: examples/{way}"),
         );
-        let example = example(way);
+        let example = example::folder(way);
         job.expect(0, &["deploy".as_ref(), example.as_ref()], image)
             .await?;
         for pod in pods(job.stand, way).await?.iter().take(1) {
@@ -229,13 +231,6 @@ async fn other_ways(job: &Job<'_>, say: Say<'_>, image: &str) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// The folder of an example.
-fn example(way: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../examples")
-        .join(way)
 }
 
 fn heading(say: Say<'_>, number: u32, text: &str) {
@@ -345,66 +340,9 @@ impl Job<'_> {
     }
 }
 
-/// A pod that serves.
-struct Pod {
-    name: String,
-    address: String,
-}
-
 /// Lists the ready pods of the app.
 async fn pods(stand: &Stand, namespace: &str) -> Result<Vec<Pod>> {
-    let text = stand
-        .kubectl(&["-n", namespace, "get", "pods", "-o", "json"])
-        .await?;
-    let list: Value = serde_json::from_str(&text)?;
-    let mut found = Vec::new();
-    for pod in list["items"].as_array().into_iter().flatten() {
-        let conditions = pod["status"]["conditions"]
-            .as_array()
-            .cloned()
-            .unwrap_or_default();
-        let ready = conditions
-            .iter()
-            .any(|condition| condition["type"] == "Ready" && condition["status"] == "True");
-        let leaving = !pod["metadata"]["deletionTimestamp"].is_null();
-        if let (true, false, Some(name), Some(address)) = (
-            ready,
-            leaving,
-            pod["metadata"]["name"].as_str(),
-            pod["status"]["podIP"].as_str(),
-        ) {
-            found.push(Pod {
-                name: name.to_owned(),
-                address: address.to_owned(),
-            });
-        }
-    }
+    let found = example::pods(stand, namespace).await?;
     ensure!(!found.is_empty(), "no pod of the app is ready");
     Ok(found)
-}
-
-/// Fetches the page of a pod, from inside the stand's network.
-async fn page(stand: &Stand, pod: &Pod) -> Result<String> {
-    let url = format!("http://{}:8080/", pod.address);
-    let output = stand
-        .inside("curl")
-        .args([
-            "--silent",
-            "--show-error",
-            "--fail",
-            "--max-time",
-            "10",
-            &url,
-        ])
-        .output()
-        .await
-        .context("starting curl")?;
-    if !output.status.success() {
-        bail!(
-            "the page of {} cannot be fetched: {}",
-            pod.name,
-            String::from_utf8_lossy(&output.stderr)
-        );
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

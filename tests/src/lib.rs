@@ -8,6 +8,7 @@
 
 pub mod client;
 pub mod demo;
+pub mod example;
 pub mod faults;
 pub mod progress;
 pub mod stand;

@@ -10,12 +10,13 @@ use anyhow::Context as _;
 use anyhow::Result;
 use serde_json::Value;
 use serde_json::json;
+use tests::example;
+use tests::example::folder;
 use tests::pipeline::Trigger;
 use tests::pipeline::Variable;
 use tests::stand::git::repository::Repository;
 use tests::world::World;
 
-use crate::examples::folder;
 use crate::leaks;
 
 /// What jobs of the default branch may do in their environment.
@@ -156,8 +157,8 @@ require_digest = true
 
     /// The project's files: the example as it stands, with its secrets where this project has them.
     pub(super) fn files(&self) -> Result<BTreeMap<String, String>> {
-        let root = folder(self.way);
-        let mut files = read(&root)?;
+        let mut files = example::files(&folder(self.way))?;
+        files.retain(|name, _| name != "README.md");
         for name in SOURCES {
             files.insert(
                 name.to_owned(),
@@ -244,7 +245,7 @@ require_digest = true
     async fn follow(&self) -> Result<Repository> {
         let world = &self.world;
         world.stand.flux().await?;
-        let files = read(&folder(self.way).join("fleet"))?;
+        let files = example::files(&folder(self.way).join("fleet"))?;
         let files: Vec<(&str, &str)> = files
             .iter()
             .map(|(name, text)| (name.as_str(), text.as_str()))
@@ -292,16 +293,4 @@ require_digest = true
         let file = file.display().to_string();
         self.world.kubectl(&["apply", "-f", &file]).await.map(drop)
     }
-}
-
-/// Reads all files of a folder but its page for people, by their paths in it.
-fn read(root: &Path) -> Result<BTreeMap<String, String>> {
-    let mut found = BTreeMap::new();
-    for path in leaks::walk(root)? {
-        let name = path.strip_prefix(root)?.display().to_string();
-        if name != "README.md" {
-            found.insert(name, fs::read_to_string(&path)?);
-        }
-    }
-    Ok(found)
 }

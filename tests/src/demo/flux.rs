@@ -24,7 +24,7 @@ pub(super) async fn deliver(job: &Job<'_>, say: Say<'_>, image: &str) -> Result<
     );
     let repository = platform(job.stand).await?;
     say(&format!("the cluster follows {}", repository.url()));
-    let example = example(WAY);
+    let example = example::folder(WAY);
     heading(say, 15, "what would be committed? quaymaster plan");
     job.expect(0, &["plan".as_ref(), example.as_ref()], image)
         .await?;
@@ -58,8 +58,8 @@ pub(super) fn address(stand: &Stand) -> String {
 async fn platform(stand: &Stand) -> Result<Repository> {
     stand.flux().await?;
     stand.grant_project(WAY, "42").await?;
-    let folder = example(WAY).join("fleet");
-    let files = files(&folder, &folder)?;
+    let folder = example::folder(WAY).join("fleet");
+    let files = example::files(&folder)?;
     let files: Vec<(&str, &str)> = files
         .iter()
         .map(|(name, text)| (name.as_str(), text.as_str()))
@@ -91,19 +91,4 @@ async fn platform(stand: &Stand) -> Result<Repository> {
     let (status, answer) = stand.vault(Method::POST, path, Some(&body)).await?;
     ensure!(status == 200, "OpenBao answered {status}: {answer}");
     Ok(repository)
-}
-
-/// Reads the files of a folder, by their paths in it.
-fn files(root: &Path, below: &Path) -> Result<Vec<(String, String)>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(below)? {
-        let path = entry?.path();
-        if path.is_dir() {
-            found.extend(files(root, &path)?);
-        } else {
-            let name = path.strip_prefix(root)?.display().to_string();
-            found.push((name, fs::read_to_string(&path)?));
-        }
-    }
-    Ok(found)
 }

@@ -162,6 +162,16 @@ pub(super) fn render_programs(settings: &Settings) -> Result<(PathBuf, PathBuf)>
         .context("helm or kubectl is not built: `cargo stand up` builds them")
 }
 
+/// Waits until nobody else installs anything; the turn is over when the file is dropped.
+async fn turn(settings: &Settings, waits: impl FnOnce()) -> Result<File> {
+    let lock = File::create(settings.cache.join("install.lock"))?;
+    if lock.try_lock().is_ok() {
+        return Ok(lock);
+    }
+    waits();
+    Ok(tokio::task::spawn_blocking(move || lock.lock().map(|()| lock)).await??)
+}
+
 /// Gets what is missing and says where each program is.
 ///
 /// # Errors
@@ -173,11 +183,10 @@ pub(super) async fn ensure(
     fs::create_dir_all(&settings.cache)
         .with_context(|| format!("making {}", settings.cache.display()))?;
     if !plan(settings).is_empty() {
-        let lock = File::create(settings.cache.join("install.lock"))?;
-        if lock.try_lock().is_err() {
+        let _turn = turn(settings, || {
             progress.note("another start is building; waiting for it");
-            tokio::task::spawn_blocking(move || lock.lock().map(|()| lock)).await??;
-        }
+        })
+        .await?;
         // Planned again: the other start may have done it.
         carry_out(settings, &plan(settings), progress).await?;
     }

@@ -3,12 +3,11 @@
 //! Called by `Stand::docker` on first use, because few scenarios need it. Invariant: what is installed already
 //! is left as it is.
 
-use std::fs;
-
 use anyhow::Result;
 use anyhow::ensure;
 
 use super::packages;
+use super::turn;
 use crate::progress::Event;
 use crate::stand::layout::Settings;
 use crate::stand::process;
@@ -41,8 +40,7 @@ pub(in crate::stand) async fn ensure(settings: &Settings, tell: fn(&Event)) -> R
         "{} missing: ask an administrator for `apt-get install`, but a stand without root runs no containers",
         missing().join(", ")
     );
-    let lock = fs::File::create(settings.cache.join("install.lock"))?;
-    let _lock = tokio::task::spawn_blocking(move || lock.lock().map(|()| lock)).await??;
+    let _turn = turn(settings, || {}).await?;
     // Looked at again: another process may have done it.
     let names = missing();
     if names.is_empty() {

@@ -17,6 +17,7 @@ use super::BUILD;
 use super::callers;
 use super::folder;
 use super::packages;
+use super::turn;
 use crate::progress::Event;
 use crate::stand::layout::Settings;
 use crate::stand::process;
@@ -53,8 +54,7 @@ pub(in crate::stand) async fn ensure(settings: &Settings, tell: fn(&Event)) -> R
     if found.script.is_file() && process::find("rsync").is_some() {
         return Ok(found);
     }
-    let lock = fs::File::create(settings.cache.join("install.lock"))?;
-    let _lock = tokio::task::spawn_blocking(move || lock.lock().map(|()| lock)).await??;
+    let _turn = turn(settings, || {}).await?;
     tell(&Event::Step {
         index: 1,
         of: 1,

@@ -20,6 +20,7 @@ use super::build;
 use super::folder;
 use super::go;
 use super::locate;
+use super::turn;
 use crate::progress::Event;
 use crate::stand::layout::Settings;
 use crate::stand::process;
@@ -80,8 +81,7 @@ pub(in crate::stand) async fn ensure(settings: &Settings, tell: fn(&Event)) -> R
     if let Some(found) = find(settings) {
         return Ok(found);
     }
-    let lock = fs::File::create(settings.cache.join("install.lock"))?;
-    let _lock = tokio::task::spawn_blocking(move || lock.lock().map(|()| lock)).await??;
+    let _turn = turn(settings, || {}).await?;
     let steps = [&SOURCE, &KUSTOMIZE, &HELM];
     for (i, program) in steps.into_iter().enumerate() {
         let what = format!("getting Flux's {} {}", program.tool, program.version);
