@@ -94,8 +94,15 @@ async fn a_lock_of_another_agent_or_run_is_left_alone() -> Result<()> {
     site.world.kubectl(&words).await?;
     site.world.vault.set(Fault::None);
     site.world.start_agent().await?;
-    // The rotation that was asked for is gone with the agent; a new one waits for the lock.
-    site.ask().await?;
+    // The rotation that was asked for is gone with the agent; a new one waits for the lock. It can be asked
+    // for as soon as the agent has listed what it keeps fresh.
+    until("the rotation to be taken", SOON, async || {
+        match site.ask().await {
+            Ok(()) => Look::Ready(()),
+            Err(error) => Look::NotYet(format!("{error:#}")),
+        }
+    })
+    .await?;
     until(
         "the rotation to wait for the lock",
         SOON,
