@@ -113,7 +113,8 @@ async fn whole(way: &'static str, titles: [&str; 2], pods: [usize; 2]) -> Result
         values.extend(platform.secrets(&namespace).await?);
     }
     ensure!(values.len() >= 6, "there are Secrets to search for");
-    nothing_leaked(&pipeline, &[&ran], &values).await
+    nothing_leaked(&pipeline, &[&ran], &values).await?;
+    platform.leave().await
 }
 
 #[tokio::test]
@@ -220,7 +221,8 @@ async fn a_merge_request_has_an_app_until_it_is_stopped() -> Result<()> {
         "left of the first: {of_first:?}"
     );
     served(world, &namespace, "Hello from merge request 8", 1).await?;
-    nothing_leaked(&pipeline, &[&ran, &second, &stopped], &values).await
+    nothing_leaked(&pipeline, &[&ran, &second, &stopped], &values).await?;
+    platform.leave().await
 }
 
 #[tokio::test]
@@ -272,5 +274,5 @@ async fn the_component_plans_merge_requests_and_deploys_the_default_branch() -> 
             .any(|name| name == "deployment.apps/flask-shop");
         ensure!(deployed == (trigger == Trigger::Push), "{job}: {there:?}");
     }
-    Ok(())
+    platform.leave().await
 }

@@ -241,6 +241,14 @@ require_digest = true
         Ok(values)
     }
 
+    /// Ends the apps: their probes would keep the node busy for all scenarios that follow.
+    pub(super) async fn leave(&self) -> Result<()> {
+        let names = ["staging", "production", "review"].map(|name| self.namespace(name));
+        let mut words = vec!["delete", "namespace", "--wait=false"];
+        words.extend(names.iter().map(String::as_str));
+        self.world.stand.kubectl(&words).await.map(drop)
+    }
+
     /// Lets the cluster follow a repository of the example's layout.
     async fn follow(&self) -> Result<Repository> {
         let world = &self.world;
