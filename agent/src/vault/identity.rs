@@ -4,7 +4,9 @@
 //! a session of the agent's own asks it for the token. Invariants: at most one login is on at a
 //! time, and after one that failed the next waits, whoever asks (Vault locks out who tries too
 //! often); a token is in the state folder before anything is issued under it; a token is given up
-//! only when Vault itself says that it is dead, or when its end comes near and a new one is there.
+//! only when Vault refuses it right after it took a login (what stands before Vault, or Vault in
+//! trouble, may refuse everything for a while, and credentials hang on the token), or when its end
+//! comes near and a new one is there.
 
 mod keeper;
 mod kept;
@@ -126,6 +128,8 @@ struct Work {
     confirmed: Option<Instant>,
     failed: Option<Failed>,
     backoff: Backoff,
+    /// The token that Vault refused, until a login shows that it is Vault that answers.
+    doubted: Option<Secret>,
     /// Whether the folder was asked for a token of a former process.
     remembered: bool,
 }
@@ -174,6 +178,7 @@ impl Identity {
                 confirmed: None,
                 failed: None,
                 backoff,
+                doubted: None,
                 remembered: false,
             }),
         })
@@ -213,11 +218,11 @@ impl Identity {
         seen: Instant,
     ) -> Result<Option<Arc<Held>>, SecretsError> {
         let mut work = self.work.lock().await;
-        match self.present() {
-            Some(held) if held.is_same(used) => {}
+        let held = match self.present() {
+            Some(held) if held.is_same(used) => held,
             Some(newer) => return Ok(Some(newer)),
             None => return self.log_in(&mut work).await.map(Some),
-        }
+        };
         if work.confirmed.is_some_and(|at| at >= seen) {
             return Ok(None);
         }
@@ -228,12 +233,24 @@ impl Identity {
                 Ok(None)
             }
             Err(SecretsError::LoginRefused { .. }) => {
-                tracing::warn!("the agent's own Vault token is dead; logging in again");
-                self.held.send_replace(None);
-                self.log_in(&mut work).await.map(Some)
+                let token = self.log_in_instead(&mut work, &held).await?;
+                // The same one again: the refusals were an outage's, and now it works.
+                Ok(Some(token))
             }
             Err(other) => Err(other),
         }
+    }
+
+    /// Logs in because a token was refused.
+    async fn log_in_instead(
+        &self,
+        work: &mut Work,
+        refused: &Held,
+    ) -> Result<Arc<Held>, SecretsError> {
+        tracing::warn!("the agent's own Vault token is refused; logging in again");
+        self.held.send_replace(None);
+        work.doubted = Some(refused.token.duplicate());
+        self.log_in(work).await
     }
 
     /// Says whether its tokens are of its own logins, not out of a file.
@@ -328,7 +345,8 @@ impl Identity {
                         return Ok(self.take(token, granted));
                     }
                     Err(SecretsError::LoginRefused { reason }) => {
-                        tracing::info!(reason, "the Vault token of the last process is of no use");
+                        tracing::info!(reason, "the Vault token of the last process is refused");
+                        work.doubted = Some(token);
                     }
                     // It may be alive, with credentials under it: it is not given up for this.
                     Err(other) => return Err(other),
@@ -338,6 +356,21 @@ impl Identity {
         }
         let token = self.door.log_in(&self.wire).await?;
         let granted = login::examine(&self.wire, &self.door, &token).await?;
+        if let Some(doubted) = work.doubted.take().filter(|_| self.logs_in()) {
+            match login::examine(&self.wire, &self.door, &doubted).await {
+                Ok(granted) => {
+                    tracing::info!("the agent's Vault token is alive after all and used on");
+                    login::end(&self.wire, &token).await;
+                    return Ok(self.take(doubted, granted));
+                }
+                Err(SecretsError::LoginRefused { .. }) => {}
+                Err(other) => {
+                    login::end(&self.wire, &token).await;
+                    work.doubted = Some(doubted);
+                    return Err(other);
+                }
+            }
+        }
         if let Some(kept) = &self.kept
             && let Err(error) = kept.write(&token).await
         {

@@ -63,9 +63,7 @@ impl Identity {
         let held = match examined {
             Ok(granted) => self.take(held.token.duplicate(), granted),
             Err(SecretsError::LoginRefused { .. }) => {
-                tracing::warn!("the agent's own Vault token is dead; logging in again");
-                self.held.send_replace(None);
-                return self.log_in(&mut work).await.map(drop);
+                return self.log_in_instead(&mut work, held).await.map(drop);
             }
             Err(other) => return Err(self.failed(&mut work, other)),
         };

@@ -262,6 +262,15 @@ async fn renew(wire: &Wire, token: &Secret, granted: Granted) -> Result<Granted,
     }
 }
 
+/// Ends a token that was just made and is not needed. One that stays ends by itself.
+pub(super) async fn end(wire: &Wire, token: &Secret) {
+    let ended = wire.call(Some(token), endpoints::RevokeSelf {}).await;
+    if let Err(failure) = ended {
+        let error = meaning(failure, Doing::Login);
+        tracing::warn!(%error, "a Vault token that is not needed lives on until its time is over");
+    }
+}
+
 fn refused(reason: String) -> SecretsError {
     SecretsError::LoginRefused { reason }
 }

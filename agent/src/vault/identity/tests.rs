@@ -24,6 +24,7 @@ use crate::vault::tests::vault_at;
 const LOGIN: &str = "/v1/auth/approle/login";
 const LOOKUP: &str = "/v1/auth/token/lookup-self";
 const RENEW: &str = "/v1/auth/token/renew-self";
+const END: &str = "/v1/auth/token/revoke-self";
 /// What the callers of these tests do with the token.
 const WORK: &str = "/v1/auth/token/renew-accessor";
 
@@ -38,6 +39,8 @@ struct State {
 struct Mood {
     sealed: bool,
     refuses_logins: bool,
+    /// So many requests with a token are refused, whatever they are.
+    forbids_next: u32,
     forbids_work: bool,
     life: u64,
     periodic: bool,
@@ -50,6 +53,7 @@ impl State {
             mood: Arc::new(Mutex::new(Mood {
                 sealed: false,
                 refuses_logins: false,
+                forbids_next: 0,
                 forbids_work: false,
                 life: 3_600,
                 periodic: true,
@@ -99,6 +103,14 @@ impl State {
             let token = format!("s.{made}");
             alive.insert(token.clone());
             return auth(&token);
+        }
+        if mood.forbids_next > 0 {
+            self.set(|mood| mood.forbids_next -= 1);
+            return refused(403, "permission denied");
+        }
+        if asked.path == END {
+            alive.remove(&asked.token);
+            return (204, String::new());
         }
         if !alive.contains(&asked.token) {
             return refused(403, "permission denied");
@@ -193,6 +205,24 @@ async fn a_refusal_with_a_token_that_is_alive_is_real() {
     assert_eq!(work(&vault).await, Err(expected));
     assert_eq!(server.count(LOOKUP), lookups + 1);
     assert_eq!((server.count(LOGIN), server.count(WORK)), (1, 2));
+}
+
+#[tokio::test]
+async fn refusals_of_everything_for_a_while_do_not_cost_the_token() {
+    let (state, place) = (State::new(), Place::new());
+    let server = state.serve().await;
+    let vault = place.vault(&server);
+    assert_eq!(work(&vault).await, Ok(3_600));
+    let first = vault.own();
+    // The work and the question whether the token is alive.
+    state.set(|mood| mood.forbids_next = 2);
+    assert_eq!(work(&vault).await, Ok(3_600));
+    assert_eq!(vault.own(), first);
+    assert_eq!((server.count(LOGIN), server.count(END)), (2, 1));
+    let alive = state.alive.lock().expect("no holder panics").clone();
+    assert_eq!(alive, BTreeSet::from(["s.1".to_owned()]));
+    assert_eq!(work(&place.vault(&server)).await, Ok(3_600));
+    assert_eq!(server.count(LOGIN), 2, "the next process has it too");
 }
 
 #[tokio::test]
