@@ -36,6 +36,7 @@ use proto::error::Problem;
 use proto::ids::ClusterName;
 use proto::ids::RunId;
 use proto::managed::ManagedList;
+use proto::managed::ManagedSecret;
 use proto::managed::SecretName;
 use proto::managed::Taken;
 use tokio_util::sync::CancellationToken;
@@ -128,6 +129,19 @@ impl Rotation {
             .with(|rows| view::list(rows, asker, &self.tools, now))
     }
 
+    /// Tells of one Secret that the asker may see.
+    ///
+    /// # Errors
+    /// There is no such Secret, or several.
+    pub fn one(&self, asker: &Asker, name: &SecretName) -> Result<ManagedSecret, Box<Problem>> {
+        let now = self.tools.clock.now();
+        self.table.with(|rows| {
+            let (place, secret) = find(rows, asker, name, &self.tools)?;
+            let told = view::one(rows, &place, &secret, now);
+            told.ok_or_else(|| Box::new(missing(rows, name, &self.tools.clusters)))
+        })
+    }
+
     /// Looks at paths in Vault now, because somebody wrote them; says which Secrets that concerns.
     #[must_use]
     pub fn changed(&self, asker: &Asker, paths: &[VaultPath]) -> Taken {
@@ -158,7 +172,7 @@ impl Rotation {
     /// There is no such Secret, or several.
     pub fn rotate(&self, asker: &Asker, name: &SecretName) -> Result<Taken, Box<Problem>> {
         let taken = self.table.with(|rows| {
-            let (place, secret) = find(rows, asker, name)?;
+            let (place, secret) = find(rows, asker, name, &self.tools)?;
             if let Some(row) = rows.secret_mut(&place, &secret) {
                 row.ask();
             }
@@ -177,7 +191,7 @@ impl Rotation {
     /// # Errors
     /// There is no such Secret, or the register cannot be written.
     pub async fn forget(&self, asker: &Asker, name: &SecretName) -> Result<Taken, Problem> {
-        let found = self.table.with(|rows| find(rows, asker, name));
+        let found = self.table.with(|rows| find(rows, asker, name, &self.tools));
         let (place, secret) = found.map_err(|problem| *problem)?;
         daemon::forget(&place, &secret, &self.tools).await?;
         Ok(Taken {
@@ -192,6 +206,7 @@ fn find(
     rows: &table::Rows,
     asker: &Asker,
     name: &SecretName,
+    tools: &Tools,
 ) -> Result<(Place, String), Box<Problem>> {
     let fits = |place: &Place| {
         name.cluster.as_ref().is_none_or(|it| *it == place.cluster)
@@ -218,12 +233,58 @@ fn find(
             let problem = Problem::new(Code::BadRequest, detail);
             Err(Box::new(problem.hint("name cluster and namespace too")))
         }
-        (None, _) => {
-            let detail = format!("no Secret {} is kept fresh for you", name.name);
-            let problem = Problem::new(Code::NotFound, detail);
-            Err(Box::new(problem.hint(
-                "`quaymaster secrets list` shows those of your project",
-            )))
-        }
+        (None, _) => Err(Box::new(missing(rows, name, &tools.clusters))),
+    }
+}
+
+/// Says that a Secret is not there, or that this is not known yet.
+fn missing<T>(
+    rows: &table::Rows,
+    name: &SecretName,
+    clusters: &BTreeMap<ClusterName, T>,
+) -> Problem {
+    let asked = |cluster: &&ClusterName| name.cluster.as_ref().is_none_or(|it| it == *cluster);
+    let unread: Vec<&str> = view::unread(rows, clusters)
+        .filter(asked)
+        .map(ClusterName::as_str)
+        .collect();
+    if unread.is_empty() {
+        let detail = format!("no Secret {} is kept fresh for you", name.name);
+        return Problem::new(Code::NotFound, detail)
+            .hint("`quaymaster secrets list` shows those of your project");
+    }
+    let detail = format!(
+        "it is not known yet whether Secret {} is kept fresh: the agent has not read what is kept fresh in {}",
+        name.name,
+        unread.join(", ")
+    );
+    Problem::new(Code::Unavailable, detail).hint(
+        "try again in a few seconds; if it stays so, the agent's log says what the cluster answers",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_not_called_missing_before_its_cluster_was_read() {
+        let cluster = |name: &str| ClusterName::try_from(name.to_owned()).expect("a name");
+        let clusters = BTreeMap::from([(cluster("one"), ()), (cluster("two"), ())]);
+        let mut rows = table::Rows::default();
+        rows.synced.insert(cluster("one"));
+        let mut name = SecretName {
+            cluster: None,
+            namespace: None,
+            name: "db".to_owned(),
+        };
+        let problem = missing(&rows, &name, &clusters);
+        assert_eq!((problem.code, problem.retryable), (Code::Unavailable, true));
+        assert!(problem.detail.ends_with("kept fresh in two"), "{problem:?}");
+        name.cluster = Some(cluster("one"));
+        assert_eq!(missing(&rows, &name, &clusters).code, Code::NotFound);
+        rows.synced.insert(cluster("two"));
+        name.cluster = None;
+        assert_eq!(missing(&rows, &name, &clusters).code, Code::NotFound);
     }
 }

@@ -130,6 +130,10 @@ pub struct ManagedList {
     /// How soon a new version in Vault is noticed, by KV mount and folder; on the admin socket only.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub folders: Vec<FolderFreshness>,
+    /// Clusters of which the agent has not read yet what is kept fresh there: it has just begun, or they
+    /// do not answer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unread: Vec<ClusterName>,
 }
 
 /// How soon changes below a folder are noticed.

@@ -23,10 +23,18 @@ const HEADS: [&str; 9] = [
 
 /// Renders a list: the table, the notes, and how soon changes are noticed.
 pub(crate) fn list(list: &ManagedList) -> String {
-    if list.secrets.is_empty() {
+    let mut out = String::new();
+    if !list.secrets.is_empty() {
+        out = table(&list.secrets);
+    } else if list.unread.is_empty() {
         return "no Secrets are kept fresh\n".to_owned();
     }
-    let mut out = table(&list.secrets);
+    for cluster in &list.unread {
+        let text = format!(
+            "{cluster}: not read yet by the agent, so what is kept fresh there is missing here"
+        );
+        line(&text, &mut out);
+    }
     for secret in &list.secrets {
         if let Some(stale) = &secret.stale {
             let text = format!(
@@ -247,6 +255,25 @@ mod tests {
         let stale = "prod/shop/shop-db: stale since 2026-11-24T09:00:00.000Z: version 8";
         assert!(lines[3].starts_with(stale), "{}", lines[3]);
         assert!(lines[4].ends_with("within 1000 ms"), "{}", lines[4]);
+    }
+
+    #[test]
+    fn what_is_not_read_yet_is_not_called_empty() {
+        let mut none = ManagedList {
+            secrets: Vec::new(),
+            folders: Vec::new(),
+            unread: Vec::new(),
+        };
+        assert_eq!(list(&none), "no Secrets are kept fresh\n");
+        none.unread = recorded().secrets[0..1]
+            .iter()
+            .map(|secret| secret.cluster.clone())
+            .collect();
+        assert!(
+            list(&none).starts_with("prod: not read yet"),
+            "{}",
+            list(&none)
+        );
     }
 
     #[test]

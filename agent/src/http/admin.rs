@@ -82,7 +82,9 @@ pub fn status(site: &Site) -> Answer {
 }
 
 fn keeping(desk: &Rotation) -> Keeping {
-    let ManagedList { secrets, folders } = desk.list(&Asker::Operator);
+    let ManagedList {
+        secrets, folders, ..
+    } = desk.list(&Asker::Operator);
     let stale = secrets.iter().filter_map(|secret| {
         let ManagedSecret {
             cluster,
@@ -124,18 +126,9 @@ pub fn managed(site: &Site) -> Result<Answer, Refusal> {
 
 /// Answers `GET /v1/managed/{cluster}/{namespace}/{name}`.
 pub fn managed_one(site: &Site, name: &SecretName) -> Result<Answer, Refusal> {
-    let list = desk(site)?.list(&Asker::Operator);
-    let mut secrets = list.secrets.iter();
-    let found = secrets.find(|secret| {
-        name.cluster.as_ref() == Some(&secret.cluster)
-            && name.namespace.as_ref() == Some(&secret.namespace)
-            && name.name == secret.name
-    });
-    let found = found.ok_or_else(|| {
-        Refusal::new(Code::NotFound, "no Secret of this name is kept fresh")
-            .hint("GET /v1/managed lists all of them")
-    })?;
-    Ok(json(StatusCode::OK, found))
+    let found = desk(site)?.one(&Asker::Operator, name);
+    let found = found.map_err(|problem| *problem)?;
+    Ok(json(StatusCode::OK, &found))
 }
 
 /// Answers `POST /v1/managed/{cluster}/{namespace}/{name}/rotate`.

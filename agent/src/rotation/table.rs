@@ -68,6 +68,8 @@ pub(super) struct App {
 pub(super) struct Row {
     /// Its record as it was last seen; kept when the Secret is deleted.
     pub(super) record: Option<Record>,
+    /// When its record was last seen with other versions than before.
+    pub(super) moved: Option<Instant>,
     /// Why there is no record that can be used.
     pub(super) problem: Option<String>,
     /// How it was found last; unset before the first look.

@@ -152,10 +152,11 @@ async fn ask_now(paths: &BTreeSet<String>, own: &Session, table: &Table, tools: 
 }
 
 async fn ask_one(mount: &Mount, path: &VaultPath, own: &Session, table: &Table, tools: &Tools) {
+    let began = Instant::now();
     match tools.secrets.newest(own, mount, path).await {
         Ok(newest) => {
             let one = BTreeMap::from([(path.as_str().to_owned(), newest)]);
-            take(one, table, tools);
+            take(one, began, table, tools);
         }
         Err(error) => {
             away(table, tools, &error);
@@ -232,11 +233,12 @@ impl Rounds {
         table: &Table,
         tools: &Tools,
     ) -> bool {
+        let began = Instant::now();
         match tools.secrets.folder(own, mount, folder).await {
             Ok(found) => {
                 let named = found.into_iter();
                 let found = named.map(|(name, newest)| (format!("{key}/{name}"), newest));
-                take(found.collect(), table, tools);
+                take(found.collect(), began, table, tools);
                 true
             }
             Err(SecretsError::Missing { .. } | SecretsError::Forbidden { .. }) => {
@@ -302,8 +304,10 @@ fn budget(tools: &Tools) -> usize {
     (tools.requests_per_second.saturating_mul(millis) / 1_000).max(1)
 }
 
-/// Takes in versions, and wakes the daemon where one is not the one that is in a Secret.
-fn take(found: BTreeMap<String, Newest>, table: &Table, tools: &Tools) {
+/// Takes in versions, and wakes the daemon where one is not the one that is in a Secret. Where a Secret
+/// got other versions since the question was `asked`, the answer may be older than they are, and counts
+/// for nothing.
+fn take(found: BTreeMap<String, Newest>, asked: Instant, table: &Table, tools: &Tools) {
     let now = tools.clock.now();
     let moved = table.with(|rows| {
         rows.answered();
@@ -316,6 +320,9 @@ fn take(found: BTreeMap<String, Newest>, table: &Table, tools: &Tools) {
             let Some(record) = &row.record else {
                 continue;
             };
+            if row.moved.is_some_and(|moved| moved >= asked) {
+                continue;
+            }
             let mut told = false;
             for path in record.state.versions.keys() {
                 let Some(newest) = found.get(path) else {

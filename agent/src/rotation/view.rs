@@ -1,5 +1,6 @@
 //! What callers see of the table. Pure.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use deploy::ports::Standing;
@@ -7,6 +8,7 @@ use deploy::rotate;
 use deploy::rotate::Known;
 use deploy::spec::OnDeleted;
 use jiff::Timestamp;
+use proto::ids::ClusterName;
 use proto::managed::FolderFreshness;
 use proto::managed::Freshness;
 use proto::managed::ManagedCredential;
@@ -43,7 +45,27 @@ pub(super) fn list(rows: &Rows, asker: &Asker, tools: &Tools, now: Timestamp) ->
             })
             .collect(),
     };
-    ManagedList { secrets, folders }
+    ManagedList {
+        secrets,
+        folders,
+        unread: unread(rows, &tools.clusters).cloned().collect(),
+    }
+}
+
+/// Tells of one Secret; `None` where it is not there.
+pub(super) fn one(rows: &Rows, place: &Place, name: &str, now: Timestamp) -> Option<ManagedSecret> {
+    let app = rows.apps.get(place)?;
+    let row = app.secrets.get(name)?;
+    secret(rows, place, app, name, row, now)
+}
+
+/// The clusters whose register was not read yet.
+pub(super) fn unread<'a, T>(
+    rows: &'a Rows,
+    clusters: &'a BTreeMap<ClusterName, T>,
+) -> impl Iterator<Item = &'a ClusterName> {
+    let names = clusters.keys();
+    names.filter(|name| !rows.synced.contains(*name))
 }
 
 fn secret(

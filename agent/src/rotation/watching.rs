@@ -330,7 +330,14 @@ fn take_body(entry: &Entry, name: &str, row: &mut Row, body: &Value, tools: &Too
         Ok(Some(mut record)) => {
             record.declaration.owner.share(&entry.owner);
             row.found = Some(found(&record, body));
-            row.record = Some(record);
+            let before = row.record.replace(record);
+            let versions = |record: &Option<Record>| {
+                let record = record.as_ref()?;
+                Some(record.state.versions.clone())
+            };
+            if versions(&before) != versions(&row.record) {
+                row.moved = Some(Instant::now());
+            }
             row.problem = None;
             credentials::take_record(row, tools);
             check(entry, name, row);
