@@ -17,6 +17,7 @@ mod ends;
 mod examples;
 mod faults;
 mod feedback;
+mod fixed;
 mod flux;
 mod flux_stand;
 mod history;

@@ -18,6 +18,8 @@ use crate::options::Recreate;
 pub enum Obstacle {
     /// The manifest does not say that it may be.
     NotAllowed,
+    /// It is a Secret, and nothing says that what uses it may be without it for a moment.
+    Secret,
     /// It holds data, or other objects live by it.
     HoldsData,
     /// It is kept by its own annotation.
@@ -113,8 +115,14 @@ pub(super) fn obstacle(gvk: &Gvk, live: &Value, body: &Value) -> Option<Obstacle
         Some(Obstacle::HoldsData)
     } else if options.keep == Keep::Always || known.keep == Keep::Always {
         Some(Obstacle::Kept)
+    } else if options.recreate == Recreate::Refuse {
+        Some(if gvk.is("", "Secret") {
+            Obstacle::Secret
+        } else {
+            Obstacle::NotAllowed
+        })
     } else {
-        (options.recreate == Recreate::Refuse).then_some(Obstacle::NotAllowed)
+        None
     }
 }
 

@@ -77,6 +77,10 @@ pub(super) fn fixed(objects: &[(Subject, Vec<FieldChange>, Obstacle)]) -> Proble
             "quaymaster.dev/keep says that this object is never deleted: take the change back, or \
              use another name"
         }
+        Some(Obstacle::Secret) => {
+            "the Secret is immutable or of another type, and what uses it would be without it while it \
+             is made anew: give it another name here and in what uses it, then delete the old one"
+        }
         Some(Obstacle::NotAllowed) | None => {
             "take the change back, use another name, or let the object be deleted and made anew \
              with the annotation quaymaster.dev/recreate: allow"
