@@ -4,8 +4,6 @@
 //! What a scenario changes of an example is what a team changes too: variables of the project, the paths in Vault, and
 //! where Flux's objects are.
 
-mod platform;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -24,8 +22,9 @@ use tests::wait::Look;
 use tests::wait::until;
 use tests::world::World;
 
-use self::platform::Platform;
 use crate::leaks;
+use crate::platform;
+use crate::platform::Platform;
 use crate::samples::Deployment;
 
 /// What the stand's database says.
@@ -258,7 +257,8 @@ async fn the_component_plans_merge_requests_and_deploys_the_default_branch() -> 
         .map(|(name, text)| (name.to_owned(), text))
         .collect();
     let pipeline = Pipeline::new(world, &files).await?;
-    let image = platform::image(&platform::small_image(world).await?);
+    let name = format!("team/{}:small", world.role);
+    let image = platform::image(&platform::small_image(stand, &name, "").await?);
     for (trigger, job) in [
         (Trigger::MergeRequest(3), "shop-plan"),
         (Trigger::Push, "shop-deploy"),
