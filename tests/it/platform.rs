@@ -261,7 +261,7 @@ require_digest = true
         let list: Value = serde_json::from_str(&self.world.stand.kubectl(&words).await?)?;
         let mut values = Vec::new();
         for secret in list["items"].as_array().into_iter().flatten() {
-            for key in ["password", "api-key", "DATABASE_URL"] {
+            for key in ["username", "password", "api-key", "DATABASE_URL"] {
                 if let Some(text) = secret["data"][key].as_str() {
                     let bytes = base64::engine::general_purpose::STANDARD.decode(text)?;
                     values.push(String::from_utf8(bytes)?);
