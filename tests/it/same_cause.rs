@@ -86,9 +86,15 @@ fn common(line: &str, platform: &Platform, app: &str) -> String {
             words[at] = "COMMIT";
         }
         // How often a container was started again depends on when the kubelet is looked at.
-        if words[at].starts_with('(') && words.get(at + 1).is_some_and(|next| *next == "restarts)")
-        {
+        let restarts = words
+            .get(at + 1)
+            .is_some_and(|next| next.starts_with("restarts)"));
+        if words[at].starts_with('(') && restarts {
             words[at] = "(N";
+        }
+        // Helm counts its ways back too.
+        if at > 1 && words[at - 2..at] == ["Helm's", "revision"] {
+            words[at] = "N";
         }
     }
     words.join(" ")
@@ -277,6 +283,7 @@ fn alike(ways: &[&Way; 4], which: impl Fn(&Way) -> &Told, kind: &str, cause: &st
                 " at commit COMMIT",
                 "commit COMMIT takes it back and is ready",
             ),
+            "helm" => ("", "Helm's revision N is back and ready"),
             _ => ("", "revision 1 is back and ready"),
         };
         let verdict = format!(
