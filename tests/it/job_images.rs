@@ -2,7 +2,9 @@
 //! no network at all, and an image with curl and jq, with nothing but a shell, or with nothing.
 //!
 //! What is shown: nothing but the socket is needed, the exit code is the verdict in each, no log has the secret, and a
-//! job cannot put its own socket or client in the place of the agent's.
+//! job cannot put its own socket or client in the place of the agent's. What a job can see at all is in [`sight`].
+
+mod sight;
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -20,6 +22,7 @@ use tests::stand::docker::Docker;
 use tests::stand::docker::NOTHING;
 use tests::stand::docker::SHELL;
 use tests::world::World;
+use tokio::process::Command;
 
 use crate::client::folder;
 use crate::client::told;
@@ -33,6 +36,39 @@ const MOUNT: &str = "/run/quaymaster/jobs";
 const CLIENT: &str = "/run/quaymaster/jobs/quaymaster";
 /// The secret of the app that is deployed.
 const CANARY: &str = "cAnArY-of-a-job-5f0e77";
+
+/// Where jobs of a world find the socket.
+fn jobs_folder(world: &World) -> Result<PathBuf> {
+    let socket = world.socket();
+    Ok(socket.parent().context("a socket is in a folder")?.into())
+}
+
+/// Puts the static client beside the socket.
+async fn bring_client(world: &World) -> Result<()> {
+    let client = agent::build_static_client().await?;
+    std::fs::copy(client, jobs_folder(world)?.join("quaymaster"))?;
+    Ok(())
+}
+
+/// The container of a job, still to be given more options, its image and its words; `bundle` is its checkout.
+fn container(
+    docker: &Docker,
+    world: &World,
+    bundle: &Path,
+    variables: &[(&str, &str)],
+) -> Result<Command> {
+    let jobs = jobs_folder(world)?;
+    let mut command = docker.command();
+    command
+        .args(["run", "--rm", "--network=none", "--workdir=/builds"])
+        .arg(format!("--volume={}:{MOUNT}:ro", jobs.display()))
+        .arg(format!("--volume={}:/builds:ro", bundle.display()));
+    for (name, value) in variables {
+        // No value on a command line: the engine takes it from the client's environment.
+        command.arg(format!("--env={name}")).env(name, value);
+    }
+    Ok(command)
+}
 
 /// A world whose jobs folder has the static client too, and the engine that runs its jobs.
 struct Jobs {
@@ -48,17 +84,8 @@ impl Jobs {
             return Ok(None);
         }
         let docker = world.stand.docker().await?;
-        let jobs = Self { world, docker };
-        std::fs::copy(
-            agent::build_static_client().await?,
-            jobs.folder()?.join("quaymaster"),
-        )?;
-        Ok(Some(jobs))
-    }
-
-    fn folder(&self) -> Result<PathBuf> {
-        let socket = self.world.socket();
-        Ok(socket.parent().context("a socket is in a folder")?.into())
+        bring_client(&world).await?;
+        Ok(Some(Self { world, docker }))
     }
 
     /// Runs a job of `words` in `image`, with `bundle` as its checkout; `options` are more of `docker run`.
@@ -70,17 +97,9 @@ impl Jobs {
         words: &[&str],
     ) -> Result<Output> {
         let token = self.world.stand.sign(self.world.token()?)?;
-        let mut command = self.docker.command();
-        command
-            .args(["run", "--rm", "--network=none", "--workdir=/builds"])
-            // No value on a command line: the engine takes it from the client's environment.
-            .args(["--env=QUAYMASTER_ID_TOKEN", "--env=IMAGE=unused"])
-            .arg(format!("--volume={}:{MOUNT}:ro", self.folder()?.display()))
-            .arg(format!("--volume={}:/builds:ro", bundle.display()))
-            .args(options)
-            .arg(image)
-            .args(words)
-            .env("QUAYMASTER_ID_TOKEN", token);
+        let variables = [("QUAYMASTER_ID_TOKEN", token.as_str()), ("IMAGE", "unused")];
+        let mut command = container(&self.docker, &self.world, bundle, &variables)?;
+        command.args(options).arg(image).args(words);
         Ok(command.output().await?)
     }
 
@@ -169,7 +188,7 @@ async fn a_job_cannot_replace_the_socket_or_the_client() -> Result<()> {
         return Ok(());
     };
     let checkout = jobs.checkout("exec sleep 3600").await?;
-    let before = std::fs::read(jobs.folder()?.join("quaymaster"))?;
+    let before = std::fs::read(jobs_folder(&jobs.world)?.join("quaymaster"))?;
     // Root inside, as most job images are.
     let script = format!(
         "id -u; for f in quaymaster quaymaster.sock; do rm {MOUNT}/$f || echo kept $f; done
@@ -192,6 +211,6 @@ echo trap > {MOUNT}/quaymaster || echo unwritten; mount -o remount,rw {MOUNT} ||
     }
     // The socket still answers through a mount that nobody can write to.
     ensure!(output.status.code() == Some(0), "{text}");
-    ensure!(std::fs::read(jobs.folder()?.join("quaymaster"))? == before);
+    ensure!(std::fs::read(jobs_folder(&jobs.world)?.join("quaymaster"))? == before);
     Ok(())
 }

@@ -4,8 +4,6 @@
 //! What a scenario changes of an example is what a team changes too: variables of the project, the paths in Vault, and
 //! where Flux's objects are.
 
-mod platform;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -24,8 +22,9 @@ use tests::wait::Look;
 use tests::wait::until;
 use tests::world::World;
 
-use self::platform::Platform;
 use crate::leaks;
+use crate::platform;
+use crate::platform::Platform;
 use crate::samples::Deployment;
 
 /// What the stand's database says.
@@ -79,8 +78,17 @@ async fn nothing_leaked(pipeline: &Pipeline<'_>, runs: &[&Ran], values: &[String
     Ok(())
 }
 
+/// Where the jobs of a pipeline run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// In a shell beside the agent.
+    Shell,
+    /// Each in a container of its image.
+    Containers,
+}
+
 /// Runs a way's whole pipeline and looks at what is served afterwards.
-async fn whole(way: &'static str, titles: [&str; 2], pods: [usize; 2]) -> Result<()> {
+async fn whole(way: &'static str, place: Place, titles: [&str; 2], pods: [usize; 2]) -> Result<()> {
     let stand = Stand::shared().await?;
     if !stand.facts().has_node {
         return Ok(());
@@ -88,7 +96,10 @@ async fn whole(way: &'static str, titles: [&str; 2], pods: [usize; 2]) -> Result
     let platform = Platform::new(way).await?;
     let world = &platform.world;
     push_base_image(world).await?;
-    let pipeline = Pipeline::new(world, &platform.files()?).await?;
+    let mut pipeline = Pipeline::new(world, &platform.files()?).await?;
+    if place == Place::Containers {
+        pipeline = pipeline.in_containers().await?;
+    }
     let ran = pipeline
         .run(Trigger::Push, &[], &platform.variables(Trigger::Push)?)
         .await?;
@@ -118,9 +129,9 @@ async fn whole(way: &'static str, titles: [&str; 2], pods: [usize; 2]) -> Result
 }
 
 #[tokio::test]
-async fn manifests_go_from_a_push_to_production() -> Result<()> {
+async fn manifests_go_from_a_push_to_production_in_containers() -> Result<()> {
     let title = "Hello from flask-demo";
-    whole("flask", [title; 2], [2, 2]).await
+    whole("flask", Place::Containers, [title; 2], [2, 2]).await
 }
 
 #[tokio::test]
@@ -129,19 +140,19 @@ async fn a_chart_goes_from_a_push_to_production() -> Result<()> {
         "Hello from the chart, staging",
         "Hello from the chart, production",
     ];
-    whole("flask-helm", titles, [1, 3]).await
+    whole("flask-helm", Place::Shell, titles, [1, 3]).await
 }
 
 #[tokio::test]
 async fn a_kustomization_goes_from_a_push_to_production() -> Result<()> {
     let titles = ["Hello from staging", "Hello from production"];
-    whole("flask-kustomize", titles, [1, 3]).await
+    whole("flask-kustomize", Place::Shell, titles, [1, 3]).await
 }
 
 #[tokio::test]
 async fn flux_takes_a_push_to_production() -> Result<()> {
     let titles = ["Hello from Flux in staging", "Hello from Flux"];
-    whole("flask-flux", titles, [1, 3]).await
+    whole("flask-flux", Place::Shell, titles, [1, 3]).await
 }
 
 /// Names of the objects of an app that a namespace has, such as `deployment.apps/flask-7`.
@@ -258,7 +269,8 @@ async fn the_component_plans_merge_requests_and_deploys_the_default_branch() -> 
         .map(|(name, text)| (name.to_owned(), text))
         .collect();
     let pipeline = Pipeline::new(world, &files).await?;
-    let image = platform::image(&platform::small_image(world).await?);
+    let name = format!("team/{}:small", world.role);
+    let image = platform::image(&platform::small_image(stand, &name, "").await?);
     for (trigger, job) in [
         (Trigger::MergeRequest(3), "shop-plan"),
         (Trigger::Push, "shop-deploy"),

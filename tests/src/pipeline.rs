@@ -1,9 +1,10 @@
 //! Pipelines: a project with a `.gitlab-ci.yml`, run by a real executor (gitlab-ci-local) beside a world's agent.
 //!
 //! Scenarios make a [`Pipeline`] of files, which become a Git repository, and run it or single jobs of it. Jobs run in
-//! a shell inside the stand, so they reach its registry; the world's folder of jobs is where a runner mounts it. The
-//! environment is empty but for what is set here. The executor knows no `id_tokens`: the token is a variable, as
-//! every other that GitLab keeps for one environment. Invariant: everything is below the world's folder and goes with it.
+//! a shell inside the stand, or each in a container of its image; both reach the stand's registry, and the world's
+//! folder of jobs is where a runner mounts it. The environment is empty but for what is set here. The executor knows no
+//! `id_tokens`: the token is a variable, as every other that GitLab keeps for one environment. Invariant: everything is
+//! below the world's folder and goes with it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,6 +20,8 @@ use serde_json::Value;
 use serde_json::json;
 use tokio::process::Command;
 
+use crate::stand::docker;
+use crate::stand::docker::Docker;
 use crate::stand::image;
 use crate::stand::process;
 use crate::world::World;
@@ -27,8 +30,11 @@ use crate::world::programs;
 /// Longest that a pipeline may take.
 const RUN: Duration = Duration::from_secs(900);
 
-/// Where the runner mounts the folder of the socket and the client, and then the executor in a folder.
-const ENTER: &str = r#"mkdir -p /run/quaymaster/jobs && mount --bind "$1" /run/quaymaster/jobs && cd "$2" && shift 2 && exec "$@" 2>&1"#;
+/// Where the runner mounts the folder of the socket and the client.
+const MOUNT: &str = "/run/quaymaster/jobs";
+/// Mounts that folder where jobs run in a shell, and then runs the executor in a folder.
+const ENTER: &str =
+    r#"mkdir -p "$1" && mount --bind "$2" "$1" && cd "$3" && shift 3 && exec "$@" 2>&1"#;
 
 /// Why a pipeline runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +109,8 @@ pub struct Pipeline<'w> {
     world: &'w World,
     project: PathBuf,
     home: PathBuf,
+    /// The engine whose containers run the jobs; unset where they run in a shell.
+    docker: Option<Docker>,
 }
 
 impl<'w> Pipeline<'w> {
@@ -115,6 +123,7 @@ impl<'w> Pipeline<'w> {
             world,
             project: world.dir().join("pipeline/project"),
             home: world.dir().join("pipeline/home"),
+            docker: None,
         };
         fs::create_dir_all(made.home.join("tmp"))?;
         fs::create_dir_all(&made.project)?;
@@ -129,6 +138,17 @@ impl<'w> Pipeline<'w> {
         let jobs = made.jobs()?;
         fs::copy(&programs().await?.client, jobs.join("quaymaster"))?;
         Ok(made)
+    }
+
+    /// Runs each job in a container of its image from now on, as a runner's docker executor does.
+    ///
+    /// # Errors
+    /// When the engine does not start or an image cannot be made.
+    pub async fn in_containers(mut self) -> Result<Self> {
+        let docker = self.world.stand.docker().await?;
+        docker.pipeline_images(&self.registries()).await?;
+        self.docker = Some(docker);
+        Ok(self)
     }
 
     /// Commits these files (path and content).
@@ -176,13 +196,18 @@ impl<'w> Pipeline<'w> {
         self.write_variables(variables)?;
         let mut command = stand.inside("unshare");
         command
-            .args(["--mount", "--", "sh", "-c", ENTER, "sh"])
+            .args(["--mount", "--", "sh", "-c", ENTER, "sh", MOUNT])
             .arg(self.jobs()?)
             .arg(&self.project)
             .arg(&executor.node)
-            .arg(&executor.script)
-            .args(["--force-shell-executor", "--shell-isolation"]);
+            .arg(&executor.script);
         self.dress(&mut command);
+        match &self.docker {
+            Some(docker) => self.contain(&mut command, docker)?,
+            None => {
+                command.args(["--force-shell-executor", "--shell-isolation"]);
+            }
+        }
         for (name, value) in self.predefined(trigger) {
             command.arg(format!("--variable={name}={value}"));
         }
@@ -198,6 +223,19 @@ impl<'w> Pipeline<'w> {
         let jobs = read(&said);
         ensure!(!jobs.is_empty(), "no job ran: {said}");
         Ok(Ran { jobs, said })
+    }
+
+    /// What a runner's `config.toml` says of its containers.
+    fn contain(&self, command: &mut Command, docker: &Docker) -> Result<()> {
+        command
+            .env("DOCKER_HOST", docker.address())
+            .arg(format!("--container-executable={}", docker::CLIENT))
+            .arg(format!("--helper-image={}", docker::HELPER))
+            .arg("--pull-policy=if-not-present")
+            .arg(format!("--volume={}:{MOUNT}:ro", self.jobs()?.display()))
+            // Images are built in such a container too: that takes mounts, and the registry of the stand.
+            .args(["--privileged", "--network=host"]);
+        Ok(())
     }
 
     /// What GitLab and the runner say in every job.
@@ -221,11 +259,11 @@ impl<'w> Pipeline<'w> {
         all
     }
 
-    /// What the runner's machine has: where buildah finds images, and keeps its own.
-    fn furnish(&self) -> Result<()> {
+    /// Where buildah finds images, as its `registries.conf` says it.
+    fn registries(&self) -> String {
         let registry = &self.world.stand.facts().registry;
         // The stand's registry stands in for Docker Hub, which cannot be reached from here.
-        let registries = format!(
+        format!(
             r#"unqualified-search-registries = ["docker.io"]
 [[registry]]
 location = "{registry}"
@@ -235,10 +273,14 @@ prefix = "docker.io/library"
 location = "{registry}"
 insecure = true
 "#
-        );
+        )
+    }
+
+    /// What the runner's machine has: where buildah finds images, and keeps its own.
+    fn furnish(&self) -> Result<()> {
         let config = self.home.join(".config/containers");
         fs::create_dir_all(&config)?;
-        fs::write(config.join("registries.conf"), registries)?;
+        fs::write(config.join("registries.conf"), self.registries())?;
         let storage = format!(
             "[storage]\ndriver = \"vfs\"\ngraphroot = \"{home}/images\"\nrunroot = \"{home}/images-run\"\n",
             home = self.home.display()
@@ -316,12 +358,14 @@ pub async fn push_base_image(world: &World) -> Result<()> {
 
 /// Reads what the executor printed: which jobs ran, how they ended and what each of them said.
 fn read(said: &str) -> BTreeMap<String, Job> {
-    let names = said
-        .lines()
-        .filter_map(|line| line.split_once(" starting shell ("));
-    let mut jobs: BTreeMap<String, Job> = names
-        .map(|(name, _)| (name.trim().to_owned(), Job::default()))
-        .collect();
+    // The image and the stage follow; a job may print the same word.
+    let names = said.lines().filter_map(|line| {
+        let (name, rest) = line.split_once(" starting ")?;
+        let name = name.trim();
+        let started = rest.ends_with(')') && !name.ends_with('>') && !name.contains(" > ");
+        started.then(|| name.to_owned())
+    });
+    let mut jobs: BTreeMap<String, Job> = names.map(|name| (name, Job::default())).collect();
     for line in said.lines() {
         let rest = |name: &str| Some(line.strip_prefix(name)?.strip_prefix(' ')?.trim_start());
         let Some((job, rest)) = jobs
@@ -352,8 +396,9 @@ mod tests {
         let said = "build       starting shell (build)\n\
             build       $ make it\n\
             build       > made\n\
+            build       > daemon starting up (as ever)\n\
             build       finished in 332 ms\n\
-            stop review starting shell (review)\n\
+            stop review starting busybox:latest (review)\n\
             stop review > gone\n\
             build       exported artifacts in 236 ms\n\
             stop review finished in 549 ms  FAIL 11 \n\
@@ -364,7 +409,7 @@ mod tests {
             jobs["build"],
             Job {
                 code: 0,
-                log: "make it\nmade\n".to_owned()
+                log: "make it\nmade\ndaemon starting up (as ever)\n".to_owned()
             }
         );
         assert_eq!(

@@ -153,7 +153,8 @@ async fn roll_back(
     tools.log.end_stage(Stage::Watch);
     match outcome {
         Outcome::Ready { .. } => {
-            let what = format!("; revision {revision} is back and ready");
+            // Not the number that the app's own history has: Helm counts its ways back too.
+            let what = format!("; Helm's revision {revision} is back and ready");
             // So that the next rollback knows it too.
             back::mark_ready(permit, helm, tools.ports, &patience).await;
             told(failed, Status::RolledBack, &what)
@@ -162,11 +163,12 @@ async fn roll_back(
             let why = causes
                 .first()
                 .map_or("it is not ready", |cause| &cause.message);
-            let what = format!("; revision {revision} is put back, but {why}");
+            let what = format!("; Helm's revision {revision} is put back, but {why}");
             told(failed, Status::RollbackFailed, &what)
         }
         Outcome::Stopped => {
-            let what = format!("; revision {revision} is put back, but was not watched to the end");
+            let what =
+                format!("; Helm's revision {revision} is put back, but was not watched to the end");
             told(failed, Status::RollbackFailed, &what)
         }
     }

@@ -2,8 +2,9 @@
 //!
 //! It starts when the first scenario asks (`Stand::docker`), beside the node's containerd, which runs its
 //! containers too; [`Docker`] is the scenario's handle. Its images are put together from programs of the machine,
-//! because no public registry is needed anywhere on a stand. Invariant: nothing of it is outside of the state
-//! folder, the stand's namespaces and its cgroup, so it ends with the stand.
+//! because no public registry is needed anywhere on a stand; those of the examples' jobs have the names that the
+//! examples use. Invariant: nothing of it is outside of the state folder, the stand's namespaces and its cgroup, so it
+//! ends with the stand.
 
 use std::fs::File;
 use std::path::Path;
@@ -28,9 +29,15 @@ pub const SHELL: &str = "stand/shell:1";
 pub const CURL: &str = "stand/curl:1";
 /// Image with no program at all.
 pub const NOTHING: &str = "stand/nothing:1";
+/// Image of the executor itself, which copies checkouts and artifacts.
+pub(crate) const HELPER: &str = "stand/helper:1";
+/// The deploy jobs of the examples.
+const BUSYBOX: &str = "busybox:latest";
+/// The build jobs of the examples.
+const BUILDAH: &str = "quay.io/buildah/stable:latest";
 
 /// Debian's client: a newer one of the machine's may refuse to speak to Debian's engine.
-const CLIENT: &str = "/usr/bin/docker";
+pub(crate) const CLIENT: &str = "/usr/bin/docker";
 /// Name of the service for those who ask.
 const NAME: &str = "docker";
 /// Network of its containers, away from the pods'.
@@ -59,6 +66,23 @@ impl Docker {
     #[must_use]
     pub fn address(&self) -> String {
         address(&self.site)
+    }
+
+    /// Makes the images that the examples' pipelines name, and the executor's own; `registries` is where buildah finds
+    /// images, as a `registries.conf` says it.
+    ///
+    /// # Errors
+    /// When a program is missing or the engine refuses.
+    pub(crate) async fn pipeline_images(&self, registries: &str) -> Result<()> {
+        let site = &self.site;
+        let policy = r#"{ "default": [{ "type": "insecureAcceptAnything" }] }"#;
+        let texts = [
+            ("etc/containers/registries.conf", registries),
+            ("etc/containers/policy.json", policy),
+        ];
+        import(site, &image::busybox_layer(&site.cache), BUSYBOX).await?;
+        made_of(site, &["bash", "rsync"], &[], HELPER).await?;
+        made_of(site, &["bash", "buildah"], &texts, BUILDAH).await
     }
 
     /// The `docker` command against this engine, still to be given arguments.
@@ -112,25 +136,33 @@ async fn start(site: &Site) -> Result<Server> {
 }
 
 async fn images(site: &Site) -> Result<()> {
-    let shell = image::busybox_layer(&site.cache);
-    let folder = site.folder("job-images")?;
-    let curl = folder.join("curl.tar");
+    import(site, &image::busybox_layer(&site.cache), SHELL).await?;
+    made_of(site, &["curl", "jq"], &[], CURL).await?;
+    let nothing = site.folder("job-images")?.join("nothing.tar");
+    image::write_empty_layer(&nothing)?;
+    import(site, &nothing, NOTHING).await
+}
+
+/// Makes an image of busybox, programs of the machine, and files with these texts.
+async fn made_of(site: &Site, programs: &[&str], texts: &[(&str, &str)], name: &str) -> Result<()> {
     let mut files = Vec::new();
-    for program in ["curl", "jq"] {
+    for program in programs {
         files.extend(with_libraries(site, program).await?);
     }
-    add_to(&shell, &files, &curl)?;
-    let nothing = folder.join("nothing.tar");
-    image::write_empty_layer(&nothing)?;
-    for (layer, name) in [(&shell, SHELL), (&curl, CURL), (&nothing, NOTHING)] {
-        let mut import = client(site);
-        import
-            .args(["import", "--change", "ENV PATH=/usr/bin:/bin"])
-            .arg(layer)
-            .arg(name);
-        process::run(&mut import).await?;
-    }
-    Ok(())
+    let layer = site
+        .folder("job-images")?
+        .join(format!("{}.tar", programs.join("-")));
+    add_to(&image::busybox_layer(&site.cache), &files, texts, &layer)?;
+    import(site, &layer, name).await
+}
+
+async fn import(site: &Site, layer: &Path, name: &str) -> Result<()> {
+    let mut import = client(site);
+    import
+        .args(["import", "--change", "ENV PATH=/usr/bin:/bin"])
+        .arg(layer)
+        .arg(name);
+    process::run(&mut import).await.map(drop)
 }
 
 /// Files that a program of the machine needs to run elsewhere: itself, its libraries, their loader.
@@ -144,8 +176,8 @@ async fn with_libraries(site: &Site, program: &str) -> Result<Vec<PathBuf>> {
     Ok(libraries.chain([path.clone()]).collect())
 }
 
-/// Writes the layer `base` with `files` of the machine, each at its own path, to `to`.
-fn add_to(base: &Path, files: &[PathBuf], to: &Path) -> Result<()> {
+/// Writes the layer `base` with `files` of the machine, each at its own path, and with `texts` to `to`.
+fn add_to(base: &Path, files: &[PathBuf], texts: &[(&str, &str)], to: &Path) -> Result<()> {
     let mut tar = tar::Builder::new(File::create(to)?);
     for entry in tar::Archive::new(File::open(base)?).entries()? {
         let mut entry = entry?;
@@ -157,6 +189,11 @@ fn add_to(base: &Path, files: &[PathBuf], to: &Path) -> Result<()> {
     for file in files {
         tar.append_path_with_name(&file, file.strip_prefix("/")?)
             .with_context(|| format!("packing {}", file.display()))?;
+    }
+    for (path, text) in texts {
+        let length = u64::try_from(text.len())?;
+        let mut head = image::head(tar::EntryType::Regular, length, 0o644);
+        tar.append_data(&mut head, path, text.as_bytes())?;
     }
     tar.into_inner()?;
     Ok(())

@@ -56,7 +56,7 @@ pub(super) struct Delivery<'a, 'b> {
 enum End {
     /// With the number of objects and what is to be known beside them.
     Ready(usize, Vec<String>),
-    Failed(String, Vec<Cause>),
+    Failed(Vec<Cause>),
     TimedOut(Vec<Cause>),
     Stopped,
     Trouble(FluxError),
@@ -232,17 +232,16 @@ impl Delivery<'_, '_> {
 
     /// Flux has said that it failed: the workloads are looked at for why.
     async fn failed(&self, cause: Cause, objects: &[AppliedObject]) -> End {
-        let said = format!("{} failed", cause.object);
         if !objects.is_empty() {
             let found = self.watch(objects, Instant::now() + LOOK).await;
             if let Outcome::Failed { mut causes } | Outcome::TimedOut { mut causes } = found
                 && !causes.is_empty()
             {
                 causes.push(cause);
-                return End::Failed("the rollout failed".to_owned(), causes);
+                return End::Failed(causes);
             }
         }
-        End::Failed(said, vec![cause])
+        End::Failed(vec![cause])
     }
 
     fn told(&self, end: End, commit: &CommitId) -> Verdict {
@@ -255,17 +254,19 @@ impl Delivery<'_, '_> {
                 ),
                 warnings,
             ),
-            End::Failed(what, causes) => {
+            End::Failed(causes) => {
                 let why = causes
                     .first()
                     .map_or("no cause was found", |cause| &cause.message);
-                let message = format!("{what} at commit {short} of {name}: {why}{KEPT}");
+                let message =
+                    format!("the rollout of {name} at commit {short} failed: {why}{KEPT}");
                 Verdict::rollout(Code::RolloutFailed, message, causes)
             }
             End::TimedOut(causes) => {
                 let seconds = self.permit.request().spec.rollout.timeout.as_secs();
-                let message =
-                    format!("commit {short} of {name} was not rolled out after {seconds} s{KEPT}");
+                let message = format!(
+                    "the rollout of {name} at commit {short} was not done after {seconds} s{KEPT}"
+                );
                 Verdict::rollout(Code::RolloutTimeout, message, causes)
             }
             End::Stopped if !self.tools.stop.is_cancelled() => Verdict::problem(Problem::new(
@@ -357,7 +358,7 @@ async fn trouble(error: FluxError, waiter: &Waiter<'_>) -> End {
 fn ended(outcome: Outcome) -> Result<Vec<String>, End> {
     match outcome {
         Outcome::Ready { warnings } => Ok(warnings),
-        Outcome::Failed { causes } => Err(End::Failed("the rollout failed".to_owned(), causes)),
+        Outcome::Failed { causes } => Err(End::Failed(causes)),
         Outcome::TimedOut { causes } => Err(End::TimedOut(causes)),
         Outcome::Stopped => Err(End::Stopped),
     }

@@ -1,6 +1,7 @@
-//! What a platform team does for a project whose pipelines run here: namespaces, rules by environment, secrets, Flux.
+//! What a platform team does for a project with one of the examples: namespaces, rules by environment, secrets, Flux.
 //!
-//! Every environment has a namespace of its own and a rule of its own; the tokens name the environment as GitLab's do.
+//! Used by scenarios that run the examples' pipelines or single jobs of them. Every environment has a namespace of its
+//! own and a rule of its own; the tokens name the environment as GitLab's do.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,6 +15,7 @@ use tests::example;
 use tests::example::folder;
 use tests::pipeline::Trigger;
 use tests::pipeline::Variable;
+use tests::stand::Stand;
 use tests::stand::git::repository::Repository;
 use tests::world::World;
 
@@ -31,35 +33,45 @@ const SOURCES: [&str; 5] = [
 ];
 
 /// A project on the stand, with everything that its pipelines need.
-pub(super) struct Platform {
-    pub(super) world: World,
+pub(crate) struct Platform {
+    pub(crate) world: World,
     way: &'static str,
     /// The repository that the cluster follows; unset where nothing does.
     fleet: Option<Repository>,
 }
 
 /// The variable that the build stage would give.
-pub(super) fn image(reference: &str) -> Variable {
+pub(crate) fn image(reference: &str) -> Variable {
     Variable::of("*", "IMAGE", reference)
 }
 
-/// The tiny image, by digest as the rules here want it.
-pub(super) async fn small_image(world: &World) -> Result<String> {
-    let dir = world.dir().join("small");
-    fs::create_dir_all(&dir)?;
-    fs::write(dir.join("Dockerfile"), "ARG BASE\nFROM ${BASE}\n")?;
-    let name = format!("team/{}:small", world.role);
-    let base = world.stand.busybox();
+/// An image by digest, as the rules here want it: the tiny one with more lines of a Dockerfile.
+pub(crate) async fn small_image(stand: &Stand, name: &str, lines: &str) -> Result<String> {
+    let dir = stand
+        .facts()
+        .site
+        .folder(&format!("images/{}", name.replace(['/', ':'], "-")))?;
+    let dockerfile = dir.join("Dockerfile");
+    fs::write(&dockerfile, format!("ARG BASE\nFROM ${{BASE}}\n{lines}"))?;
+    let base = stand.busybox();
     let arguments = [("BASE", base.as_str())];
-    world
-        .stand
-        .build_and_push(&dir, &dir.join("Dockerfile"), &name, &arguments)
+    stand
+        .build_and_push(&dir, &dockerfile, name, &arguments)
         .await
+}
+
+/// A small image that answers the probes of the examples.
+pub(crate) async fn small_server(stand: &Stand) -> Result<String> {
+    // As process 1 a program ends only on signals that it handles.
+    let lines = r#"RUN mkdir /www && touch /www/healthz /www/readyz
+CMD ["/bin/sh", "-c", "trap 'exit 0' TERM; httpd -f -p 8080 -h /www & wait"]
+"#;
+    small_image(stand, "flask-small:server", lines).await
 }
 
 impl Platform {
     /// Grants a project what the way needs, and starts the agent.
-    pub(super) async fn new(way: &'static str) -> Result<Self> {
+    pub(crate) async fn new(way: &'static str) -> Result<Self> {
         let world = World::without_agent(way).await?;
         let mut platform = Self {
             world,
@@ -90,7 +102,7 @@ impl Platform {
     }
 
     /// The namespace of an environment.
-    pub(super) fn namespace(&self, environment: &str) -> String {
+    pub(crate) fn namespace(&self, environment: &str) -> String {
         match environment {
             "production" => self.world.namespace.clone(),
             other => format!("{}-{other}", self.world.namespace),
@@ -156,7 +168,7 @@ require_digest = true
     }
 
     /// The project's files: the example as it stands, with its secrets where this project has them.
-    pub(super) fn files(&self) -> Result<BTreeMap<String, String>> {
+    pub(crate) fn files(&self) -> Result<BTreeMap<String, String>> {
         let mut files = example::files(&folder(self.way))?;
         files.retain(|name, _| name != "README.md");
         for name in SOURCES {
@@ -177,7 +189,7 @@ require_digest = true
     }
 
     /// Variables of the project for a pipeline: a token and a namespace for each environment.
-    pub(super) fn variables(&self, trigger: Trigger) -> Result<Vec<Variable>> {
+    pub(crate) fn variables(&self, trigger: Trigger) -> Result<Vec<Variable>> {
         match trigger {
             Trigger::Push => {
                 let mut all = self.environment("staging", trigger, "start")?;
@@ -193,13 +205,31 @@ require_digest = true
     }
 
     /// Variables for the job that stops a merge request's app.
-    pub(super) fn stopping(&self, trigger: Trigger) -> Result<Vec<Variable>> {
+    pub(crate) fn stopping(&self, trigger: Trigger) -> Result<Vec<Variable>> {
         match trigger {
             Trigger::Push => self.variables(trigger),
             Trigger::MergeRequest(number) => {
                 self.environment(&format!("review/{number}"), trigger, "stop")
             }
         }
+    }
+
+    /// What a job of an environment finds set, as the example's pipeline says, but for the image.
+    pub(crate) fn job(&self, environment: &str) -> Result<BTreeMap<String, String>> {
+        let variables = self.environment(environment, Trigger::Push, "start")?;
+        let variables = variables.into_iter();
+        let mut all: BTreeMap<String, String> = variables
+            .map(|variable| (variable.name, variable.value))
+            .collect();
+        for (name, value) in [
+            ("GITLAB_CI", "true"),
+            ("CI_ENVIRONMENT_NAME", environment),
+            ("APP", "flask"),
+            ("OVERLAY", environment),
+        ] {
+            all.insert(name.to_owned(), value.to_owned());
+        }
+        Ok(all)
     }
 
     fn environment(&self, name: &str, trigger: Trigger, action: &str) -> Result<Vec<Variable>> {
@@ -225,13 +255,13 @@ require_digest = true
     }
 
     /// Values of the Secrets that a namespace has from Vault, but for the database's address, which is none.
-    pub(super) async fn secrets(&self, namespace: &str) -> Result<Vec<String>> {
+    pub(crate) async fn secrets(&self, namespace: &str) -> Result<Vec<String>> {
         use base64::Engine as _;
         let words = ["-n", namespace, "get", "secrets", "-o", "json"];
         let list: Value = serde_json::from_str(&self.world.stand.kubectl(&words).await?)?;
         let mut values = Vec::new();
         for secret in list["items"].as_array().into_iter().flatten() {
-            for key in ["password", "api-key", "DATABASE_URL"] {
+            for key in ["username", "password", "api-key", "DATABASE_URL"] {
                 if let Some(text) = secret["data"][key].as_str() {
                     let bytes = base64::engine::general_purpose::STANDARD.decode(text)?;
                     values.push(String::from_utf8(bytes)?);
@@ -242,7 +272,7 @@ require_digest = true
     }
 
     /// Ends the apps: their probes would keep the node busy for all scenarios that follow.
-    pub(super) async fn leave(&self) -> Result<()> {
+    pub(crate) async fn leave(&self) -> Result<()> {
         let names = ["staging", "production", "review"].map(|name| self.namespace(name));
         let mut words = vec!["delete", "namespace", "--wait=false"];
         words.extend(names.iter().map(String::as_str));
