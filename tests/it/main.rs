@@ -15,6 +15,7 @@ mod desk;
 mod doctor;
 mod ends;
 mod examples;
+mod expose;
 mod faults;
 mod feedback;
 mod flux;
