@@ -13,6 +13,7 @@ mod parts;
 mod doctor;
 mod resume;
 mod unused;
+mod values;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -2,7 +2,7 @@
 //!
 //! `app` binds with [`listener`] and runs [`serve`] for each socket; [`handle`] is the one way from
 //! a request to an answer: [`guard`] checks the head, [`route`] names the endpoint, [`deploys`], [`apps`],
-//! [`secrets`] and [`admin`] answer. Invariant: no handler owns a run; a request that is dropped changes nothing
+//! [`secrets`], [`values`] and [`admin`] answer. Invariant: no handler owns a run; a request that is dropped changes nothing
 //! that was accepted.
 
 pub mod admin;
@@ -19,6 +19,7 @@ pub mod route;
 pub mod secrets;
 pub mod serve;
 pub mod stream;
+pub mod values;
 
 use std::sync::Arc;
 
@@ -127,6 +128,7 @@ async fn dispatch(
         Endpoint::SecretsChanged => secrets::changed(site, headers, body).await,
         Endpoint::RotateSecret => secrets::rotate(site, headers, body).await,
         Endpoint::ForgetSecret => secrets::forget(site, headers, body).await,
+        Endpoint::Values => values::values(site, headers, body).await,
         Endpoint::Livez => Ok(admin::livez()),
         Endpoint::Readyz => Ok(admin::readyz(site)),
         Endpoint::Metrics => admin::metrics(site),

@@ -3,7 +3,8 @@
 //! Quaymaster is a long-lived agent beside a GitLab Runner. A CI job hands it a token and a bundle
 //! over a unix socket. The agent fetches secrets from Vault or OpenBao, writes them as Kubernetes
 //! Secrets, applies the manifests as the job (by impersonation), watches the rollout, and tells the
-//! job the truth. No cluster credential and no secret value enters the job.
+//! job the truth. No cluster credential enters the job, and no secret value but those that the operator's rule
+//! gives to jobs (`expose`).
 //!
 //! # How one request flows
 //!
@@ -48,6 +49,12 @@
 //!                                              end the old credential, or put the values of before back
 //! ```
 //!
+//! A command of a job that needs a value itself gets it by a short way, without run, journal or cluster:
+//!
+//! ```text
+//! job ── POST /v1/values ──▶ http ──▶ auth ──▶ deploy::authorize::expose ──▶ deploy::expose ──▶ the answer
+//! ```
+//!
 //! # Crates
 //!
 //! * `proto`: wire types, ids, events, problems. Serde only.
@@ -81,7 +88,8 @@
 //!    no write without a [`deploy::plan::Plan`], no verdict without [`deploy::apply::Applied`].
 //! 2. Objects are decided on after parsing, and the very same objects are applied.
 //! 3. Secret values have one type, [`deploy::secret::Secret`], revealed in [`vault`], [`cluster`] and
-//!    [`git`], which send it, and in [`auth`], which verifies a token; everything that leaves towards the job passes [`deploy::redact`].
+//!    [`git`], which send it, in [`auth`], which verifies a token, and where a job gets a value that its rule
+//!    exposes (`app::values`); everything else that leaves towards the job passes [`deploy::redact`].
 //! 4. Every outgoing call is bounded. A timed-out write is unknown: look first, then decide.
 //! 5. A run outlives its connection and is never dropped half way: it is cancelled between writes.
 //! 6. Before a run writes, the journal says so; after a kill the run goes on, or tells how far it came.

@@ -4,11 +4,15 @@
 //! [`authorize`] on the parsed request (does one of these rules grant everything in it?). The
 //! decision is made on the very objects that will be applied: they move into the permit.
 //!
+//! A third one, [`expose`], is about values that the job itself gets: no cluster is part of it, and its
+//! proof is an [`Exposure`].
+//!
 //! `matching` compares rules with the principal, `grant` a rule with the request (`charts` where its
 //! chart comes from, `flux` which branch it changes), `scope` knows which kinds live in a namespace. Default deny; a rule of another
 //! project is never told about.
 
 mod charts;
+mod expose;
 mod flux;
 mod grant;
 mod matching;
@@ -36,6 +40,8 @@ use crate::principal::Principal;
 use crate::request::Request;
 use crate::request::Source;
 
+pub use self::expose::Exposure;
+pub use self::expose::expose;
 use self::grant::Granted;
 use self::grant::Refusal;
 

@@ -12,6 +12,8 @@
 //! needs to go on after a kill; [`report`] tells it. [`engine`] strings the stages together, and goes
 //! back to a recorded revision the same way.
 //!
+//! Values that a job itself gets take a short way beside it: [`authorize::expose()`], then [`mod@expose`].
+//!
 //! What the stages share:
 //!
 //! * values: [`object`], [`field`], [`secret`], [`image`], [`class`];
@@ -63,6 +65,7 @@ pub mod request;
 pub mod policy;
 pub mod authorize;
 pub mod resolve;
+pub mod expose;
 pub mod terms;
 pub mod plan;
 pub mod history;

@@ -42,7 +42,7 @@ pub struct Rule {
     pub allow_forks: bool,
     /// What may be read from Vault; unset: nothing.
     pub vault: Option<VaultGrant>,
-    /// What may be written, by cluster.
+    /// What may be written, by cluster; empty in a rule that gives values to jobs and nothing else.
     pub clusters: BTreeMap<ClusterName, ClusterGrant>,
 }
 
@@ -71,8 +71,10 @@ pub enum Subject {
 pub struct VaultGrant {
     /// The role for the JWT login; unset only in rules that hang on Vault metadata.
     pub role: Option<String>,
-    /// What may be read.
+    /// What may be read, to be written into Secrets.
     pub paths: Vec<PathPattern>,
+    /// What may be read and given to the job itself. Default nothing; `paths` grants none of it.
+    pub expose: Vec<PathPattern>,
 }
 
 /// `[rule.cluster.NAME]`.

@@ -5,6 +5,7 @@
 //! evidence from the cluster passes the run's redactor.
 
 pub mod charts;
+pub mod expose;
 mod fields;
 pub mod flux;
 

@@ -26,6 +26,7 @@ use crate::spec;
 use crate::spec::Duplicates;
 use crate::spec::Rollout;
 use crate::spec::SPEC_FILE;
+use crate::spec::Source as ValueSource;
 use crate::spec::Spec;
 
 /// What a caller asks for.
@@ -65,13 +66,14 @@ pub enum Source {
 /// # Errors
 /// Every error of the spec at once, else every error of the manifests, else images that nothing uses.
 pub fn read(bundle: &Bundle, mode: Mode) -> Result<Request, InputError> {
-    let Some(file) = bundle.files.get(SPEC_FILE) else {
-        return Err(InputError::one(
-            Code::SpecInvalid,
-            Place::message(missing(bundle)),
-        ));
-    };
+    let file = spec_file(bundle)?;
     let spec = spec::parse(file)?;
+    if !spec.deploys() {
+        let message =
+            "there is nothing to deploy: 'expose' is for 'quaymaster exec', and no deploy reads it";
+        let place = spec::place_of(file, &["expose"], message);
+        return Err(InputError::one(Code::SpecInvalid, place));
+    }
     if let Some(folder) = &spec.kustomize {
         kustomization::check(bundle, folder)?;
     }
@@ -110,6 +112,32 @@ pub fn read(bundle: &Bundle, mode: Mode) -> Result<Request, InputError> {
         binding: Binding::default(),
         notes: manifests.notes,
     })
+}
+
+/// Reads which variables a bundle asks for. Nothing of it but the spec is looked at.
+///
+/// # Errors
+/// Every error of the spec at once; a spec without `expose`.
+pub fn exposed(bundle: &Bundle) -> Result<BTreeMap<String, ValueSource>, InputError> {
+    let spec = spec::parse(spec_file(bundle)?)?;
+    if spec.expose.is_empty() {
+        let message = "there is no variable to give: name them under 'expose'";
+        let place = Place {
+            file: Some(SPEC_FILE.to_owned()),
+            ..Place::message(message)
+        };
+        return Err(InputError::one(Code::SpecInvalid, place));
+    }
+    Ok(spec.expose)
+}
+
+fn spec_file(bundle: &Bundle) -> Result<&[u8], InputError> {
+    let missing = || InputError::one(Code::SpecInvalid, Place::message(missing(bundle)));
+    bundle
+        .files
+        .get(SPEC_FILE)
+        .map(Vec::as_slice)
+        .ok_or_else(missing)
 }
 
 /// Reads a request whose images are those of another environment: `path` is the spec of that one in the
@@ -200,6 +228,7 @@ pub fn rollback(asked: Rollback) -> Result<Request, InputError> {
             health: Vec::new(),
             conflicts: Vec::new(),
             adopt: Vec::new(),
+            expose: BTreeMap::new(),
             text,
         },
         objects: Vec::new(),

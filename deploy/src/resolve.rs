@@ -125,7 +125,7 @@ impl ResolvedSecrets {
 }
 
 /// Tells the retry policy about a Vault error at `what`.
-fn trouble(what: &str) -> impl Fn(&SecretsError) -> Trouble {
+pub(crate) fn trouble(what: &str) -> impl Fn(&SecretsError) -> Trouble {
     move |error| Trouble {
         class: error.class(),
         retry_after_seconds: match error {

@@ -32,6 +32,7 @@ use self::conflicts::ConflictRule;
 
 mod charts;
 pub mod conflicts;
+mod expose;
 mod fields;
 mod flux;
 mod healths;
@@ -91,6 +92,8 @@ pub struct Spec {
     pub conflicts: Vec<ConflictRule>,
     /// Managers whose fields become ours.
     pub adopt: Vec<String>,
+    /// Variables that a command of the job gets, by name. No deploy reads them.
+    pub expose: BTreeMap<String, Source>,
     /// The file as it was read, so that a run can be taken up again.
     pub text: String,
 }
@@ -106,6 +109,18 @@ pub struct SecretSpec {
     pub keys: BTreeMap<String, Source>,
     /// How it is kept fresh after the deploy; unset: it is not.
     pub rotate: Option<Rotate>,
+}
+
+impl Spec {
+    /// Says whether there is anything to deploy.
+    #[must_use]
+    pub fn deploys(&self) -> bool {
+        !self.secrets.is_empty()
+            || !self.manifests.is_empty()
+            || self.kustomize.is_some()
+            || self.helm.is_some()
+            || self.flux.is_some()
+    }
 }
 
 impl SecretSpec {

@@ -14,6 +14,7 @@ mod deploy;
 mod desk;
 mod doctor;
 mod ends;
+mod expose;
 mod faults;
 mod feedback;
 mod fixed;

@@ -28,6 +28,7 @@ use crate::args::Plan;
 use crate::args::Promote;
 use crate::args::Rollback;
 use crate::args::Run;
+use crate::exec;
 use crate::exit::Exit;
 use crate::follow;
 use crate::follow::Submission;
@@ -35,6 +36,7 @@ use crate::follow::Told;
 use crate::follow::Until;
 use crate::pack;
 use crate::patience::Patience;
+use crate::print;
 use crate::progress::Progress;
 use crate::render;
 use crate::saved;
@@ -80,6 +82,8 @@ pub(crate) async fn run(session: &mut Session<'_>, command: Command) -> Exit {
         Command::History(app) => history(session, &app).await,
         Command::Secrets(command) => secrets::secrets(session, command).await,
         Command::Managed(managed) => secrets::managed(session, managed).await,
+        Command::Exec(arguments) => exec::exec(session, &arguments).await,
+        Command::Env(arguments) => print::env(session, &arguments).await,
         Command::Whoami => whoami(session).await,
         Command::Version => version(session).await,
     };

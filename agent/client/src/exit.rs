@@ -8,30 +8,31 @@ use proto::report::Status;
 
 /// How the program ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
 pub(crate) enum Exit {
     /// Done.
-    Done = 0,
+    Done,
     /// The plan would change something, and the caller asked to be told by the exit code.
-    Changes = 2,
+    Changes,
     /// The run failed; what was written stays.
-    Failed = 10,
+    Failed,
     /// The run failed and the previous revision is back.
-    RolledBack = 11,
+    RolledBack,
     /// The run failed and so did the way back.
-    RollbackFailed = 12,
+    RollbackFailed,
     /// Not allowed, or not authenticated.
-    Denied = 20,
+    Denied,
     /// The input is not valid.
-    Invalid = 21,
+    Invalid,
     /// Another run of the app came first.
-    Superseded = 22,
+    Superseded,
     /// The agent cannot be reached or takes no requests.
-    Unreachable = 30,
+    Unreachable,
     /// The run was still on when the client stopped waiting.
-    StillRunning = 31,
+    StillRunning,
     /// The run was cancelled.
-    Cancelled = 40,
+    Cancelled,
+    /// A command was run, and ended with this code.
+    Command(u8),
 }
 
 /// The table that `--help` shows.
@@ -48,9 +49,28 @@ Exit codes:
       as the saved plan says
   30  the agent cannot be reached or takes no requests
   31  still running when the client stopped waiting (--timeout or a signal)
-  40  cancelled with 'quaymaster cancel'";
+  40  cancelled with 'quaymaster cancel'
+'exec' ends with the exit code of the command: 128+N for signal N, 127 not found, 126 not run";
 
 impl Exit {
+    /// Returns the number that the process ends with.
+    pub(crate) const fn number(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Changes => 2,
+            Self::Failed => 10,
+            Self::RolledBack => 11,
+            Self::RollbackFailed => 12,
+            Self::Denied => 20,
+            Self::Invalid => 21,
+            Self::Superseded => 22,
+            Self::Unreachable => 30,
+            Self::StillRunning => 31,
+            Self::Cancelled => 40,
+            Self::Command(number) => number,
+        }
+    }
+
     /// Returns how a run with this status ends the program.
     pub(crate) const fn of_status(status: Status) -> Self {
         match status {
@@ -125,7 +145,7 @@ mod tests {
 
     #[test]
     fn statuses_have_the_documented_numbers() {
-        let number = |status| Exit::of_status(status) as u8;
+        let number = |status| Exit::of_status(status).number();
         assert_eq!(number(Status::Succeeded), 0);
         assert_eq!(number(Status::Failed), 10);
         assert_eq!(number(Status::Interrupted), 10);
@@ -140,7 +160,7 @@ mod tests {
 
     #[test]
     fn codes_have_the_documented_numbers() {
-        let number = |code| Exit::of_code(code) as u8;
+        let number = |code| Exit::of_code(code).number();
         assert_eq!(number(Code::TokenExpired), 20);
         assert_eq!(number(Code::Denied), 20);
         assert_eq!(number(Code::SpecInvalid), 21);

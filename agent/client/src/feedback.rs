@@ -84,7 +84,9 @@ fn status_of(problem: &Problem) -> Status {
         Exit::RolledBack => Status::RolledBack,
         Exit::RollbackFailed => Status::RollbackFailed,
         Exit::Unreachable if run_of(problem).is_some() => Status::Running,
-        Exit::Done | Exit::Changes | Exit::Failed | Exit::Unreachable => Status::Failed,
+        Exit::Done | Exit::Changes | Exit::Failed | Exit::Unreachable | Exit::Command(_) => {
+            Status::Failed
+        }
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Static and small, without TLS: it only speaks HTTP over the agent's unix socket. The way of a
 //! deploy: `args` -> `pack` (`images`, `expand`, `walk`, `archive`), `saved` -> `follow` (`wire`, `patience`) ->
-//! `output` (`log`, `render`), `feedback` -> `exit`; `commands` strings them together. This file collects the
+//! `output` (`log`, `render`), `feedback` -> `exit`; `commands` strings them together. That of a command which
+//! needs values: `args` -> `pack` -> `variables` -> `exec` (`mask`), or `print`. This file collects the
 //! environment once and passes it on; nothing else reads it.
 
 #![expect(
@@ -36,6 +37,10 @@ mod output;
 mod feedback;
 mod session;
 mod secrets;
+mod mask;
+mod variables;
+mod exec;
+mod print;
 mod commands;
 
 use std::process::ExitCode;
@@ -90,6 +95,8 @@ fn main() -> ExitCode {
         | Command::Rollback(_)
         | Command::History(_)
         | Command::Secrets(_)
+        | Command::Exec(_)
+        | Command::Env(_)
         | Command::Whoami
         | Command::Version => agent(&global, &environment),
     };
@@ -106,7 +113,7 @@ fn main() -> ExitCode {
         output.problem(&problem);
         Exit::of_code(problem.code)
     });
-    ExitCode::from(exit as u8)
+    ExitCode::from(exit.number())
 }
 
 fn agent(global: &Global, environment: &Environment) -> Result<Agent, Problem> {

@@ -76,6 +76,13 @@ impl Output {
         }
     }
 
+    /// Tells something beside what a command writes: always on stderr.
+    #[expect(clippy::unused_self, reason = "this is the one place that writes")]
+    pub(crate) fn aside(&self, text: &str) {
+        let text = format!("quaymaster: {}\n", clean(text));
+        drop(io::stderr().lock().write_all(text.as_bytes()));
+    }
+
     /// Tells an answer: `text` for people, or the agent's own JSON.
     pub(crate) fn answer(&mut self, json: &[u8], text: &str) {
         match self.format {

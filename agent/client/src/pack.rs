@@ -30,6 +30,8 @@ use crate::yaml::SPEC_FILE;
 
 /// The file of the bundle with the spec of the environment to promote from.
 pub(crate) const FROM: &str = ".quaymaster-from.yaml";
+/// The parts of a spec that have to do with values for jobs.
+const EXPOSING: &[&str] = &["version", "name", "target", "expose"];
 /// Bytes of the whole archive.
 const TOTAL_LIMIT: u64 = 32 << 20;
 /// Bytes of one file.
@@ -127,6 +129,28 @@ pub(crate) fn promotion(
     let mut bundle = whole(to, &root, spec)?;
     bundle.bind(FROM, other.as_bytes())?;
     Ok(bundle)
+}
+
+/// Packs of the spec `file` what is needed to give out the values under `expose`, and nothing else.
+///
+/// # Errors
+/// As for [`pack`].
+pub(crate) fn exposing(file: &Path, environment: &Environment) -> Result<Bundle, PackError> {
+    let of_folder = file.join(SPEC_FILE);
+    let file = if file.is_dir() { &of_folder } else { file };
+    let spec = read(file, &file.display().to_string(), SPEC_LIMIT)?;
+    let source = String::from_utf8(spec).map_err(PackError::NotText)?;
+    let source = yaml::parts(&source, EXPOSING).map_err(|place| PackError::Spec(vec![place]))?;
+    let spec = expand::expand(&source, environment).map_err(PackError::Spec)?;
+    let files = BTreeMap::from([(SPEC_FILE.to_owned(), spec.into_bytes())]);
+    let archive = archive::tar(&files).map_err(unreadable(file))?;
+    Ok(Bundle {
+        archive,
+        files: files
+            .into_iter()
+            .map(|(name, content)| (name, content.len()))
+            .collect(),
+    })
 }
 
 /// Reads the spec of a folder and fills it in; returns the folder's real path with it.

@@ -9,7 +9,9 @@ use std::path::Path;
 use proto::error::Code;
 use tempfile::TempDir;
 
+use super::Bundle;
 use super::PackError;
+use super::exposing;
 use super::pack;
 use super::promotion;
 use crate::expand::Environment;
@@ -28,7 +30,10 @@ fn folder(files: &[(&str, &str)]) -> TempDir {
 
 /// Packs and returns the archive's entries.
 fn packed(dir: &Path) -> Vec<(String, String)> {
-    let bundle = pack(dir, &[], &Environment::new()).expect("the folder is good");
+    unpacked(&pack(dir, &[], &Environment::new()).expect("the folder is good"))
+}
+
+fn unpacked(bundle: &Bundle) -> Vec<(String, String)> {
     let mut archive = tar::Archive::new(bundle.archive.as_slice());
     let entries = archive.entries().expect("an archive");
     entries
@@ -53,6 +58,33 @@ fn walk_error(dir: &Path) -> WalkError {
         Err(PackError::Manifest { source, .. }) => source,
         other => panic!("expected a refused entry, got {other:?}"),
     }
+}
+
+#[test]
+fn for_values_only_their_part_of_the_spec_is_packed() {
+    let text = "version: 1\nname: ${NAME}\nmanifests: [gone/]\nimages: { a: \"${NOT_SET}\" }\nexpose:\n  A: { vault: kv/a, field: b }\n";
+    let dir = folder(&[("quaymaster.yaml", text), ("build.yaml", text)]);
+    let environment = Environment::from([("NAME".to_owned(), "shop".to_owned())]);
+    let expected =
+        "version: 1\nname: shop\n\n\nexpose:\n  A: { vault: kv/a, field: b }\n".to_owned();
+    for path in [
+        dir.path().to_owned(),
+        dir.path().join("quaymaster.yaml"),
+        dir.path().join("build.yaml"),
+    ] {
+        let bundle = exposing(&path, &environment).expect("the file is good");
+        let entry = ("quaymaster.yaml".to_owned(), expected.clone());
+        assert_eq!(unpacked(&bundle), [entry], "{}", path.display());
+    }
+    assert!(matches!(
+        exposing(dir.path(), &Environment::new()),
+        Err(PackError::Spec(places)) if places[0].line == Some(2)
+    ));
+    let gone = exposing(&dir.path().join("gone.yaml"), &environment);
+    assert_eq!(
+        gone.map_err(|error| error.problem().code).err(),
+        Some(Code::BundleInvalid)
+    );
 }
 
 #[test]

@@ -16,6 +16,8 @@ use crate::expand::Environment;
 const ID_TOKEN: &str = "QUAYMASTER_ID_TOKEN";
 /// Where a Vault token is looked for, in this order.
 const VAULT_TOKEN: [&str; 2] = ["QUAYMASTER_VAULT_TOKEN", "VAULT_TOKEN"];
+/// Every variable that can hold a token of ours; no command that is started here gets them.
+pub(crate) const VARIABLES: [&str; 3] = [ID_TOKEN, VAULT_TOKEN[0], VAULT_TOKEN[1]];
 
 /// Returns the `Authorization` header, if there is an id token.
 ///

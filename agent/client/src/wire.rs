@@ -121,6 +121,14 @@ impl Call {
         }
     }
 
+    /// Carries a bundle of which nothing is made that a key could find again.
+    pub(crate) fn bundle(self, body: Bytes) -> Self {
+        Self {
+            body: Some(("application/x-tar", body)),
+            ..self
+        }
+    }
+
     /// Carries JSON that does the same when it comes twice.
     pub(crate) fn json(self, body: Bytes) -> Self {
         Self {

@@ -101,6 +101,36 @@ pub(crate) fn scalars(source: &str) -> Result<Vec<Scalar>, Place> {
     Ok(found)
 }
 
+/// Blanks out the fields of a spec that are not named, so that what is left stands where it stood.
+/// A spec that is no list of fields at the margin is left as it is.
+///
+/// # Errors
+/// As [`scalars`].
+pub(crate) fn parts(source: &str, named: &[&str]) -> Result<String, Place> {
+    let scalars = scalars(source)?;
+    let tops = scalars.iter();
+    let tops = tops.filter(|scalar| scalar.path.is_empty() && scalar.role == Role::Key);
+    let tops: Vec<&Scalar> = tops.collect();
+    if tops.iter().any(|top| top.indent != 0) {
+        return Ok(source.to_owned());
+    }
+    let mut left = String::with_capacity(source.len());
+    let mut done = 0;
+    for (number, top) in tops.iter().enumerate() {
+        let end = tops.get(number + 1).map_or(source.len(), |next| next.start);
+        left.push_str(&source[done..top.start]);
+        let field = &source[top.start..end];
+        if named.contains(&top.value.as_str()) {
+            left.push_str(field);
+        } else {
+            left.extend(field.chars().filter(|letter| *letter == '\n'));
+        }
+        done = end;
+    }
+    left.push_str(&source[done..]);
+    Ok(left)
+}
+
 /// Returns the role of the next node.
 fn role(open: &[Open]) -> Role {
     match open.last() {
@@ -182,4 +212,35 @@ pub(crate) fn entries(scalars: &[Scalar]) -> impl Iterator<Item = (Named, &Scala
         };
         Some((named, scalar))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_stand_where_they_stood() {
+        let source = "# a comment\nversion: 1\nimages: { a: \"${A}\" } # ${B}\nname: x\nsecrets:\n- é: ${C}\n\n\"expose\":\n  A: b\nrollout: {}\n";
+        let left = parts(source, &["version", "name", "expose"]).expect("YAML");
+        assert_eq!(
+            left,
+            "# a comment\nversion: 1\n\nname: x\n\n\n\n\"expose\":\n  A: b\n\n"
+        );
+        let all = ["version", "images", "name", "secrets", "expose", "rollout"];
+        assert_eq!(parts(source, &all).expect("YAML"), source);
+    }
+
+    #[test]
+    fn what_is_no_list_of_fields_at_the_margin_is_left_alone() {
+        for source in [
+            "{ version: 1, images: { a: b } }\n",
+            "  version: 1\n  images: {}\n",
+            "- version\n",
+            "text\n",
+            "",
+        ] {
+            assert_eq!(parts(source, &["version"]).expect("YAML"), source);
+        }
+        assert!(parts("a: [\n", &[]).is_err());
+    }
 }

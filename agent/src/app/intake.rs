@@ -81,9 +81,9 @@ pub(super) struct Intake {
 }
 
 /// The tokens that a run may use.
-struct Tokens {
-    id_token: Option<Secret>,
-    vault_token: Option<Secret>,
+pub(super) struct Tokens {
+    pub(super) id_token: Option<Secret>,
+    pub(super) vault_token: Option<Secret>,
 }
 
 impl Tokens {
@@ -109,6 +109,7 @@ impl Intake {
         let preparing = Arc::new(self);
         let looking = Arc::clone(&preparing);
         let resuming = Arc::clone(&preparing);
+        let exposing = Arc::clone(&preparing);
         Brain {
             identify,
             admit: Arc::new(move |who, decision| authorize::admit(&admitting, who, decision)),
@@ -117,6 +118,7 @@ impl Intake {
             look: Arc::new(move |who, app, decision| {
                 Arc::clone(&looking).look(who, app, decision).boxed()
             }),
+            expose: Arc::new(move |asked| Arc::clone(&exposing).expose(asked).boxed()),
             resume: Arc::new(move |cut, began| resuming.resume(cut, began)),
         }
     }
@@ -183,7 +185,7 @@ impl Intake {
         let cluster = cluster.ok_or_else(|| Box::new(unknown(origin.cluster())))?;
         Ok(Some(Elsewhere {
             cluster: Arc::clone(cluster),
-            login: login(origin, tokens.duplicate()),
+            login: login(origin.vault_role(), tokens.duplicate()),
         }))
     }
 
@@ -266,7 +268,7 @@ impl Intake {
         let key = Arc::clone(&self.key);
         let agent = self.agent.clone();
         let home = self.home.clone();
-        let login = login(&permit, tokens);
+        let login = login(permit.vault_role(), tokens);
         Box::new(move |run: RunTools| {
             async move {
                 let ports = Ports {
@@ -338,11 +340,11 @@ fn is_built_in(group: &str) -> bool {
 }
 
 /// Chooses how the run gets its Vault token: a passed one reads, else the id_token is traded.
-fn login(permit: &Permit, tokens: Tokens) -> Option<Login> {
+pub(super) fn login(role: Option<&str>, tokens: Tokens) -> Option<Login> {
     if let Some(token) = tokens.vault_token {
         return Some(Login::Passed { token });
     }
-    let role = permit.vault_role()?.to_owned();
+    let role = role?.to_owned();
     let token = tokens.id_token?;
     Some(Login::Jwt { token, role })
 }

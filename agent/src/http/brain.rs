@@ -22,6 +22,7 @@ use proto::ids::Namespace;
 use proto::report::Mode;
 use proto::report::NearMiss;
 use proto::report::Report;
+use proto::values::Values;
 
 use super::answer::Refusal;
 use super::route::AppName;
@@ -66,6 +67,18 @@ pub struct Asked {
     pub decision: String,
 }
 
+/// A complete request for variables by a known caller.
+pub struct Ask {
+    /// Who asks, with the tokens.
+    pub identity: Identity,
+    /// The id of the policy decision.
+    pub decision: String,
+    /// The archive with the spec.
+    pub body: Bytes,
+    /// How it is packed.
+    pub packing: Packing,
+}
+
 /// A submission that is allowed and ready to run.
 pub struct Prepared {
     /// The app's name.
@@ -89,6 +102,9 @@ pub type Explain = Arc<dyn Fn(&Principal) -> (Vec<String>, Vec<NearMiss>) + Send
 pub type Prepare =
     Arc<dyn Fn(Asked) -> BoxFuture<'static, Result<Prepared, Problem>> + Send + Sync>;
 
+/// Reads the values that a job may have.
+pub type Expose = Arc<dyn Fn(Ask) -> BoxFuture<'static, Result<Values, Problem>> + Send + Sync>;
+
 /// Tells what an app has; the text is the id of the decision.
 pub type Look = Arc<
     dyn Fn(Principal, AppName, String) -> BoxFuture<'static, Result<App, Problem>> + Send + Sync,
@@ -109,6 +125,8 @@ pub struct Brain {
     pub prepare: Prepare,
     /// Tells what an app has.
     pub look: Look,
+    /// Reads values for a job.
+    pub expose: Expose,
     /// Prepares going on with a run.
     pub resume: Resume,
 }

@@ -108,8 +108,8 @@ pub(super) async fn enter_bundle(
 
 /// A caller who may send a body.
 pub(super) struct Arrived {
-    identity: Identity,
-    decision: String,
+    pub(super) identity: Identity,
+    pub(super) decision: String,
     key: Option<String>,
 }
 

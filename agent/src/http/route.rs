@@ -62,6 +62,8 @@ pub enum Endpoint {
     RotateSecret,
     /// `POST /v1/secrets/forget`
     ForgetSecret,
+    /// `POST /v1/values`
+    Values,
     /// `GET /livez`
     Livez,
     /// `GET /readyz`
@@ -163,6 +165,7 @@ fn job(method: &Method, path: &str) -> Result<Found, Miss> {
         "/v1/secrets/changed" => post(method, Endpoint::SecretsChanged),
         "/v1/secrets/rotate" => post(method, Endpoint::RotateSecret),
         "/v1/secrets/forget" => post(method, Endpoint::ForgetSecret),
+        "/v1/values" => post(method, Endpoint::Values),
         _ if path.starts_with(APPS) => {
             let app = path.strip_prefix(APPS).and_then(AppName::parse);
             get(method, Endpoint::App(app.ok_or(Miss::Path)?))
@@ -239,6 +242,7 @@ impl Endpoint {
             Self::SecretsChanged => "/v1/secrets/changed",
             Self::RotateSecret => "/v1/secrets/rotate",
             Self::ForgetSecret => "/v1/secrets/forget",
+            Self::Values => "/v1/values",
             Self::Livez => "/livez",
             Self::Readyz => "/readyz",
             Self::Metrics => "/metrics",
@@ -272,6 +276,7 @@ impl Endpoint {
             | Self::SecretsChanged
             | Self::RotateSecret
             | Self::ForgetSecret
+            | Self::Values
             | Self::Livez
             | Self::Metrics
             | Self::Status
@@ -307,6 +312,7 @@ impl Endpoint {
             | Self::SecretsChanged
             | Self::RotateSecret
             | Self::ForgetSecret
+            | Self::Values
             | Self::Drain
             | Self::Managed
             | Self::ManagedOne(_)
@@ -325,6 +331,7 @@ impl Endpoint {
                 | Self::SecretsChanged
                 | Self::RotateSecret
                 | Self::ForgetSecret
+                | Self::Values
         )
     }
 }
@@ -382,6 +389,7 @@ mod tests {
             method("POST")
         );
         assert_eq!(find(Method::GET, "/v1/rollbacks"), method("POST"));
+        assert_eq!(find(Method::GET, "/v1/values"), method("POST"));
         assert_eq!(find(Method::POST, "/v1/apps/demo/flask/app"), method("GET"));
         assert_eq!(find(Method::DELETE, "/v1/secrets"), method("GET, POST"));
         for leaf in ["changed", "rotate", "forget"] {

@@ -26,12 +26,15 @@ use proto::report::Report;
 use proto::report::RunList;
 use proto::report::Status;
 use proto::report::WhoAmI;
+use proto::values::Encoded;
+use proto::values::Values;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::brain::Ask;
 use super::brain::Asked;
 use super::brain::Brain;
 use super::brain::Prepared;
@@ -54,6 +57,7 @@ mod drain;
 mod limits;
 mod runs;
 mod secrets;
+mod values;
 
 use client::Reply;
 use client::Tester;
@@ -154,6 +158,7 @@ fn brain() -> Brain {
         explain: Arc::new(|_| (vec!["rule-1".to_owned()], Vec::new())),
         prepare: Arc::new(|asked| prepare(&asked).boxed()),
         look: Arc::new(|who, app, decision| look(&who, app, &decision).boxed()),
+        expose: Arc::new(|asked| expose(&asked).boxed()),
         resume: Arc::new(|_, _| None),
     }
 }
@@ -181,6 +186,17 @@ fn denial(decision: &str) -> Denial {
         hint: "ask the operator".to_owned(),
         nearest: Vec::new(),
     }
+}
+
+/// Gives its own project number as a value.
+fn expose(asked: &Ask) -> impl Future<Output = Result<Values, Problem>> + use<> {
+    let project = asked.identity.principal.project().unwrap_or_default();
+    let values = Values {
+        rule: "rule-1".to_owned(),
+        decision_id: asked.decision.clone(),
+        values: [("PROJECT".to_owned(), Encoded::of(project.as_bytes()))].into(),
+    };
+    std::future::ready(Ok(values))
 }
 
 /// Every project but 99 may look.
@@ -361,7 +377,7 @@ fn the_openapi_document_and_the_routes_agree() {
             listed.push(format!("{method} {path}"));
         }
     }
-    assert_eq!(listed.len(), 25, "{listed:?}");
+    assert_eq!(listed.len(), 26, "{listed:?}");
 }
 
 /// The words that a type takes, as its reader lists them when it meets another.

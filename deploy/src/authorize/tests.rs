@@ -154,6 +154,7 @@ fn request(secrets: Vec<SecretSpec>, objects: Vec<Object>) -> Request {
             health: Vec::new(),
             conflicts: Vec::new(),
             adopt: Vec::new(),
+            expose: BTreeMap::new(),
             text: String::new(),
         },
         objects,
@@ -614,4 +615,80 @@ fn a_chart_is_fetched_only_from_where_the_rule_says() {
         authorize(&none, caller(&[]), request, &[], "d1").is_err(),
         "the default grants none"
     );
+}
+
+/// A policy whose rule gives one folder to jobs, and another one to Secrets only.
+fn exposing() -> Policy {
+    let text = POLICY.replace("paths = [", "expose = [\"kv/flask/build/*\"]\npaths = [");
+    policy(&text)
+}
+
+fn wanted(paths: &[&str]) -> BTreeMap<String, Source> {
+    let field = |(number, path): (usize, &&str)| {
+        let source = Source::Field {
+            path: VaultPath::parse(path).expect("a path"),
+            field: "value".to_owned(),
+            version: None,
+            parameters: BTreeMap::new(),
+        };
+        (format!("V{number}"), source)
+    };
+    paths.iter().enumerate().map(field).collect()
+}
+
+#[test]
+fn a_job_gets_the_values_that_the_rule_lists_for_jobs() {
+    let exposure = expose(
+        &exposing(),
+        caller(&[]),
+        wanted(&["kv/flask/build/npm"]),
+        "d1",
+    );
+    let exposure = exposure.expect("it is granted");
+    assert_eq!(
+        (exposure.rule(), exposure.vault_role()),
+        ("flask-production", Some("flask-demo"))
+    );
+}
+
+#[test]
+fn paths_for_secrets_are_not_for_jobs() {
+    let denied = |paths: &[&str]| {
+        let denial = expose(&exposing(), caller(&[]), wanted(paths), "d1");
+        denial.expect_err("it is denied")
+    };
+    let denial = denied(&["kv/flask/build/npm", "kv/flask/db"]);
+    assert!(
+        denial.message.contains("kv/flask/db") && denial.message.contains("flask-production"),
+        "{denial:?}"
+    );
+    assert!(denial.hint.contains("`secrets`"), "{denial:?}");
+    assert!(denied(&["kv/other/a"]).hint.contains("operator"));
+    assert!(denied(&["kv/data/flask"]).hint.contains("data/"));
+    let none = expose(
+        &policy(POLICY),
+        caller(&[]),
+        wanted(&["kv/flask/build/npm"]),
+        "d1",
+    );
+    assert!(none.is_err(), "a rule without `expose` gives nothing");
+}
+
+#[test]
+fn conditions_hold_for_values_as_for_deploys() {
+    for (change, attribute) in [
+        (("ref_protected", "false"), "ref_protected"),
+        (("job_project_id", "43"), ""),
+        (("environment_action", "prepare"), "environment_action"),
+    ] {
+        let denial = expose(
+            &exposing(),
+            caller(&[change]),
+            wanted(&["kv/flask/build/npm"]),
+            "d1",
+        );
+        let denial = denial.expect_err(attribute);
+        let nearest = denial.nearest.first().map(|miss| miss.attribute.as_str());
+        assert_eq!(nearest.unwrap_or_default(), attribute, "{denial:?}");
+    }
 }

@@ -113,7 +113,7 @@ fn rule(number: usize, table: &Table, problems: &mut Vec<String>) -> Rule {
     let hangs_on_metadata = conditions
         .iter()
         .any(|condition| matches!(condition.subject, Subject::VaultMetadata(_)));
-    let vault = vault.map(|table| {
+    let granted = vault.map(|table| {
         let role = if hangs_on_metadata {
             Role::Optional
         } else {
@@ -124,16 +124,18 @@ fn rule(number: usize, table: &Table, problems: &mut Vec<String>) -> Rule {
     let clusters = clusters.map_or_else(BTreeMap::new, |table| {
         cluster_grants(&place, table, problems)
     });
-    if clusters.is_empty() && !table.contains_key("cluster") {
+    let exposes = vault.is_some_and(|table| table.contains_key("expose"));
+    if clusters.is_empty() && !exposes && !table.contains_key("cluster") {
         problems.push(format!(
-            "{place}: cluster: is missing; a rule grants at least one [rule.cluster.NAME]"
+            "{place}: cluster: is missing; a rule grants at least one [rule.cluster.NAME], or `expose` \
+             in [rule.vault]"
         ));
     }
     Rule {
         id,
         conditions,
         allow_forks,
-        vault,
+        vault: granted,
         clusters,
     }
 }
@@ -260,12 +262,17 @@ fn vault_grant(place: &str, table: &Table, need: Role, problems: &mut Vec<String
     if !table.contains_key("role") && need == Role::Required {
         keys.problem("role", "is missing; it is the role for the JWT login");
     }
-    if !table.contains_key("paths") {
-        keys.problem("paths", "is missing");
+    if !table.contains_key("paths") && !table.contains_key("expose") {
+        keys.problem("paths", "is missing, and so is expose: nothing is granted");
     }
     let paths = keys.list("paths", PathPattern::parse).unwrap_or_default();
+    let expose = keys.list("expose", PathPattern::parse).unwrap_or_default();
     keys.finish();
-    VaultGrant { role, paths }
+    VaultGrant {
+        role,
+        paths,
+        expose,
+    }
 }
 
 fn cluster_grants(

@@ -233,6 +233,31 @@ fn all_problems_come_at_once() {
 }
 
 #[test]
+fn values_for_jobs_are_granted_by_a_list_of_their_own() {
+    let grant = |text: &str| {
+        let policy = Policy::parse(text).expect("the policy is valid");
+        policy.rules()[0].vault.clone().expect("a table")
+    };
+    assert_eq!(grant(GOOD).expose, [], "`paths` exposes nothing");
+    let beside = GOOD.replace("paths = ", "expose = [\"kv/flask/build/*\"]\npaths = ");
+    let beside = grant(&beside);
+    assert_eq!((beside.paths.len(), beside.expose.len()), (2, 1));
+    let start =
+        "version = 1\n[[rule]]\nid = \"build\"\n[rule.match]\nproject_id = 42\n[rule.vault]\n";
+    let alone = format!("{start}role = \"build\"\nexpose = [\"kv/flask/build/*\"]\n");
+    assert_eq!(grant(&alone).paths, [], "a rule without clusters");
+    for bad in [
+        "role = \"build\"\n",
+        "role = \"build\"\nexpose = []\n",
+        "role = \"build\"\nexpose = [\"*\"]\n",
+        "role = \"build\"\npaths = [\"kv/a\"]\n",
+        "expose = [\"kv/a\"]\n",
+    ] {
+        assert!(Policy::parse(&format!("{start}{bad}")).is_err(), "{bad}");
+    }
+}
+
+#[test]
 fn broken_toml_is_located() {
     let found = problems("version = 1\n[[rule]\n");
     assert_eq!(found.len(), 1);

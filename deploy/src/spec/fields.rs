@@ -191,7 +191,7 @@ impl<'a> Fields<'a> {
         errors.at(
             &self.spot,
             "there is nothing to do: name 'secrets', one of 'manifests', 'kustomize', 'helm' \
-             and 'flux', or both",
+             and 'flux', or both; or 'expose'",
         );
     }
 }

@@ -17,6 +17,7 @@ use super::Spec;
 use super::WhenLocked;
 use super::charts;
 use super::conflicts;
+use super::expose;
 use super::fields::Errors;
 use super::fields::Fields;
 use super::fields::Spot;
@@ -45,6 +46,7 @@ const TOP: &[&str] = &[
     "helm",
     "flux",
     "duplicates",
+    "expose",
 ];
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -108,7 +110,16 @@ fn top(fields: &Fields<'_>, errors: &mut Errors) -> Option<Spec> {
     let conflicts = conflicts.map(|spot| conflicts::rules(&spot, errors));
     let adopt = fields.take("adopt");
     let adopt = adopt.map(|spot| conflicts::adopt(&spot, errors));
-    let sources = ["secrets", "manifests", "kustomize", "helm", "flux"];
+    let expose = fields.take("expose");
+    let expose = expose.map(|spot| expose::expose(&spot, errors));
+    let sources = [
+        "secrets",
+        "manifests",
+        "kustomize",
+        "helm",
+        "flux",
+        "expose",
+    ];
     if sources.iter().all(|word| fields.take(word).is_none()) {
         fields.nothing(errors);
     }
@@ -127,6 +138,7 @@ fn top(fields: &Fields<'_>, errors: &mut Errors) -> Option<Spec> {
         health: health.unwrap_or_default(),
         conflicts: conflicts.unwrap_or_default(),
         adopt: adopt.unwrap_or_default(),
+        expose: expose.unwrap_or_default(),
         text: String::new(),
     })
 }

@@ -184,7 +184,7 @@ fn keys_of(spot: &Spot<'_>, kind: Option<&str>, errors: &mut Errors) -> BTreeMap
         }
         keys.insert((*name).to_owned(), source);
     }
-    templates(&entries, &keys, &names, errors);
+    templates(&entries, &keys, &names, "a key of this Secret", errors);
     one_request_a_path(&entries, &keys, errors);
     if let Some(shape) = kind.and_then(shape) {
         check_shape(spot, shape, &entries, &used, errors);
@@ -201,7 +201,8 @@ fn is_key(name: &str) -> bool {
         && !name.starts_with("..")
 }
 
-fn source(spot: &Spot<'_>, errors: &mut Errors) -> Option<Source> {
+/// Reads where one value comes from.
+pub(super) fn source(spot: &Spot<'_>, errors: &mut Errors) -> Option<Source> {
     let known = &["vault", "field", "version", "params", "template"];
     let fields = spot.clone().fields(known, errors)?;
     if let Some(template) = fields.take("template") {
@@ -284,11 +285,13 @@ fn one_request_a_path(
     }
 }
 
-/// Checks that templates use only keys of this Secret that come from Vault: so there are no cycles.
-fn templates(
+/// Checks that templates use only keys beside them that come from Vault: so there are no cycles. `one` is what
+/// such a key is called.
+pub(super) fn templates(
     entries: &[(&str, Spot<'_>)],
     keys: &BTreeMap<String, Source>,
     names: &BTreeSet<&str>,
+    one: &str,
     errors: &mut Errors,
 ) {
     for (name, spot) in entries {
@@ -298,9 +301,11 @@ fn templates(
         for used in &template.names {
             let problem = match keys.get(used) {
                 Some(Source::Field { .. }) => continue,
-                Some(Source::Template(_)) => "which is a template itself; use Vault fields only",
+                Some(Source::Template(_)) => {
+                    "which is a template itself; use Vault fields only".to_owned()
+                }
                 None if names.contains(used.as_str()) => continue, // Reported where it stands.
-                None => "which is not a key of this Secret",
+                None => format!("which is not {one}"),
             };
             errors.at(
                 spot,
