@@ -186,6 +186,8 @@ pub struct Ports {
     pub renderer: Arc<dyn Renderer>,
     /// Git, for deploys through Flux.
     pub git: Arc<dyn Git>,
+    /// Image registries.
+    pub registry: Arc<dyn Registry>,
     /// Wall time.
     pub clock: Arc<dyn Clock>,
     /// The run's own journal.

@@ -7,6 +7,7 @@
 pub mod charts;
 mod fields;
 pub mod flux;
+pub mod images;
 
 use proto::error::Code;
 use proto::error::Place;

@@ -37,6 +37,7 @@ mod plans;
 mod promote;
 mod reads;
 mod refusals;
+mod registry;
 mod remote_charts;
 mod restarts;
 mod rollouts;
