@@ -26,6 +26,7 @@ use deploy::policy::Policy;
 use deploy::ports::Clock;
 use deploy::ports::Cluster;
 use deploy::ports::Git;
+use deploy::ports::Registry;
 use deploy::ports::Renderer;
 use deploy::ports::Secrets;
 use deploy::register::Home;
@@ -112,6 +113,8 @@ pub struct Parts {
     pub renderers: BTreeMap<ClusterName, Arc<dyn Renderer>>,
     /// Git.
     pub git: Arc<dyn Git>,
+    /// Image registries.
+    pub registry: Arc<dyn Registry>,
     /// Who is it.
     pub identify: Identify,
     /// The key of fingerprints; the clusters' adapters use the same.
@@ -189,6 +192,7 @@ impl Bound {
             clusters,
             renderers,
             git,
+            registry,
             identify,
             key,
             clock,
@@ -207,6 +211,7 @@ impl Bound {
             clusters: clusters.clone(),
             renderers: renderers.clone(),
             git: Arc::clone(&git),
+            registry: Arc::clone(&registry),
             policy: Arc::clone(&policy),
             key: Arc::clone(&key),
             home,
@@ -220,6 +225,7 @@ impl Bound {
             clusters,
             renderers,
             git,
+            registry,
             key,
             clock: Arc::clone(&clock),
             limits: config.limits.bundle,

@@ -31,6 +31,7 @@ pub use self::sections::Cluster;
 pub use self::sections::GitPrograms;
 pub use self::sections::HttpLimits;
 pub use self::sections::Issuer;
+pub use self::sections::RegistryAddresses;
 pub use self::sections::Render;
 pub use self::sections::Rotation;
 pub use self::sections::Sockets;
@@ -67,6 +68,8 @@ pub struct Config {
     pub render: Render,
     /// Git, for deploys through Flux.
     pub git: GitPrograms,
+    /// How image registries are reached.
+    pub registries: RegistryAddresses,
     /// Secrets that are kept fresh; unset: none are.
     pub rotation: Option<Rotation>,
     /// Clusters by the name that specs and rules use.
@@ -135,6 +138,10 @@ fn read(reader: &mut Reader) -> Option<Config> {
         ssh_folder: reader.path("git.ssh_folder"),
         ca_file: reader.path("git.ca_file"),
     };
+    let registries = RegistryAddresses {
+        ca_file: reader.path("registries.ca_file"),
+        addresses: addresses(reader),
+    };
     let identified = vault.as_ref().is_some_and(|vault| vault.identity.is_some());
     let rotation = rotation(reader, identified);
     let clusters = clusters(reader);
@@ -150,6 +157,7 @@ fn read(reader: &mut Reader) -> Option<Config> {
         vault: vault?,
         render,
         git,
+        registries,
         rotation,
         clusters: clusters?,
     })
@@ -292,6 +300,33 @@ fn vault(reader: &mut Reader) -> Option<Vault> {
         trusted_mounts,
         identity: identity?,
     })
+}
+
+/// Reads where registries are that are not at https and their own name.
+fn addresses(reader: &mut Reader) -> BTreeMap<String, String> {
+    let key = "registries.addresses";
+    let mut addresses = BTreeMap::new();
+    for (name, value) in reader.take_values_below(key) {
+        let address = value.as_str().filter(|text| {
+            let uri = text.parse::<http::Uri>().ok();
+            uri.is_some_and(|uri| {
+                let scheme = matches!(uri.scheme_str(), Some("https" | "http"));
+                let plain = !text.contains(['@', '?', '#']) && !text.ends_with('/');
+                scheme
+                    && plain
+                    && uri.path() == "/"
+                    && uri.host().is_some_and(|host| !host.is_empty())
+            })
+        });
+        match address {
+            Some(address) => drop(addresses.insert(name, address.to_owned())),
+            None => reader.problem(
+                format!("{key}.{name}"),
+                "expected where the registry is, such as http://registry.internal:5000, without a path",
+            ),
+        }
+    }
+    addresses
 }
 
 fn rotation(reader: &mut Reader, identified: bool) -> Option<Rotation> {

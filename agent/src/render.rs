@@ -42,6 +42,7 @@ use crate::child::Ending;
 use crate::child::Input;
 use crate::child::folder;
 use crate::child::folder::Folder;
+use crate::registries;
 
 /// Programs at a time: each may take a gigabyte.
 const AT_A_TIME: usize = 4;
@@ -77,7 +78,7 @@ impl Programs {
             helm,
             kubectl,
             base: base.to_owned(),
-            roots: charts_ca_file.map_or_else(|| Ok(Vec::new()), remote::roots)?,
+            roots: charts_ca_file.map_or_else(|| Ok(Vec::new()), registries::roots)?,
             slots: Arc::new(Semaphore::new(AT_A_TIME)),
         })
     }

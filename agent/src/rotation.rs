@@ -25,6 +25,7 @@ use deploy::policy::Policy;
 use deploy::ports::Clock;
 use deploy::ports::Cluster;
 use deploy::ports::Git;
+use deploy::ports::Registry;
 use deploy::ports::Renderer;
 use deploy::ports::Secrets;
 use deploy::principal::Principal;
@@ -57,6 +58,8 @@ pub struct Tools {
     pub renderers: BTreeMap<ClusterName, Arc<dyn Renderer>>,
     /// Git; the same holds for it.
     pub git: Arc<dyn Git>,
+    /// Image registries; the same holds for them.
+    pub registry: Arc<dyn Registry>,
     /// Who may do what.
     pub policy: Arc<Policy>,
     /// The key of fingerprints.

@@ -8,18 +8,18 @@
 //! proof is an [`Exposure`].
 //!
 //! `matching` compares rules with the principal, `grant` a rule with the request (`charts` where its
-//! chart comes from, `flux` which branch it changes), `scope` knows which kinds live in a namespace. Default deny; a rule of another
+//! chart comes from, `flux` which branch it changes, `images` which images it has and where they are looked
+//! for), `scope` knows which kinds live in a namespace. Default deny; a rule of another
 //! project is never told about.
 
 mod charts;
 mod expose;
 mod flux;
 mod grant;
+mod images;
 mod matching;
 mod scope;
 mod verbs;
-
-use std::collections::BTreeMap;
 
 use proto::ids::ClusterName;
 use proto::ids::Namespace;
@@ -28,7 +28,6 @@ use proto::report::NearMiss;
 
 use crate::binding::Binding;
 use crate::chart;
-use crate::image::ImageRef;
 use crate::object::Object;
 use crate::object::Resource;
 use crate::policy::ClusterGrant;
@@ -86,18 +85,6 @@ impl Permit {
     #[must_use]
     pub fn origin(&self) -> Option<&Self> {
         self.origin.as_deref()
-    }
-
-    /// Puts the images in that a promotion found. The same rule decides about them as about those of a spec.
-    ///
-    /// # Errors
-    /// The denial, naming the first image that the rule does not grant.
-    pub fn with_images(mut self, images: BTreeMap<String, ImageRef>) -> Result<Self, Box<Denial>> {
-        self.request.spec.images = images;
-        match flux::images(&self.grant, &self.request) {
-            Ok(()) => Ok(self),
-            Err(refusal) => Err(Box::new(self.denial(refusal))),
-        }
     }
 
     /// Adds objects that became known after the rest was granted: rendered ones, or those of a

@@ -5,7 +5,7 @@
 //! Secret are revoked, the run's own Vault token is ended unless credentials live by it, and the log
 //! ends with the verdict. [`scene`] looks around, [`course`] writes and judges, [`back`] goes back,
 //! [`book`] keeps the history, [`charts`] is what differs for a release of Helm, [`flux`] for a
-//! deploy through Flux, [`landing`] tells images and the address, [`told`] says what
+//! deploy through Flux, [`images`] finds images in their registries, [`landing`] tells images and the address, [`told`] says what
 //! happens, [`values`] cares for the secret values.
 
 mod back;
@@ -13,6 +13,7 @@ mod book;
 mod charts;
 mod course;
 mod flux;
+mod images;
 mod landing;
 mod resumed;
 mod rotation;
@@ -172,6 +173,10 @@ async fn execute(
     let found = flux::origin::complete(permit, elsewhere, tools, patience).boxed();
     let permit = found.await?;
     let permit = back::complete(permit, tools, patience).await?;
+    // Boxed for its size.
+    let permit = images::found(permit, login.as_ref(), tools, patience)
+        .boxed()
+        .await?;
     let permit = render::rendered(permit, tools.ports, patience)
         .await
         .map_err(|failure| report::charts::of_render(&failure))?;

@@ -8,6 +8,7 @@
 mod cluster;
 mod fields;
 mod git;
+mod registry;
 mod renderer;
 mod vault;
 
@@ -26,6 +27,7 @@ use std::sync::PoisonError;
 
 pub use self::cluster::FakeCluster;
 pub use self::git::FakeGit;
+pub use self::registry::FakeRegistry;
 pub use self::renderer::FakeRenderer;
 pub use self::vault::FakeVault;
 
@@ -109,6 +111,8 @@ pub struct Fakes {
     pub renderer: Arc<FakeRenderer>,
     /// Git.
     pub git: Arc<FakeGit>,
+    /// Image registries.
+    pub registry: Arc<FakeRegistry>,
     /// The clock.
     pub clock: Arc<ManualClock>,
     /// The journal.
@@ -126,6 +130,7 @@ impl Default for Fakes {
             renderer: Arc::new(FakeRenderer::new(Arc::clone(&cluster))),
             cluster,
             git: Arc::default(),
+            registry: Arc::default(),
             clock: Arc::new(ManualClock::at_unix(1_800_000_000)),
             journal: Arc::default(),
             key,
@@ -142,6 +147,7 @@ impl Fakes {
             cluster: Arc::clone(&self.cluster) as _,
             renderer: Arc::clone(&self.renderer) as _,
             git: Arc::clone(&self.git) as _,
+            registry: Arc::clone(&self.registry) as _,
             clock: Arc::clone(&self.clock) as _,
             journal: Arc::clone(&self.journal) as _,
         }

@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::object::Gvk;
 use crate::object::Object;
 use crate::object::text;
+use crate::ports::ImagePlace;
 
 /// A valid image reference.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -64,6 +65,41 @@ impl ImageRef {
             tag: tag.map(str::to_owned),
             digest: digest.map(str::to_owned),
         })
+    }
+}
+
+/// The registry of images whose names have none.
+const HUB: &str = "docker.io";
+
+impl ImageRef {
+    /// Returns the registry as references name it: `docker.io` where this one names none.
+    #[must_use]
+    pub fn registry(&self) -> &str {
+        match self.name.split_once('/') {
+            Some((host, _)) if is_host_like(host) && host != "index.docker.io" => host,
+            _ => HUB,
+        }
+    }
+
+    /// Returns what its registry is asked for: the digest, else the tag, else `latest`.
+    #[must_use]
+    pub fn place(&self) -> ImagePlace {
+        let path = match self.name.split_once('/') {
+            Some((host, path)) if is_host_like(host) => path,
+            _ => &self.name,
+        };
+        let registry = self.registry();
+        // What Docker itself publishes is in a folder that nobody writes.
+        let folder = match registry == HUB && !path.contains('/') {
+            true => "library/",
+            false => "",
+        };
+        let reference = self.digest.as_ref().or(self.tag.as_ref());
+        ImagePlace {
+            registry: registry.to_owned(),
+            repository: format!("{folder}{path}"),
+            reference: reference.map_or_else(|| "latest".to_owned(), Clone::clone),
+        }
     }
 }
 
@@ -181,6 +217,21 @@ pub fn substitute(objects: &mut [Object], images: &BTreeMap<String, ImageRef>) -
         });
     }
     unused.into_iter().cloned().collect()
+}
+
+/// Puts other references in for those that stand in pod templates, word for word.
+pub fn replace(objects: &mut [Object], references: &BTreeMap<String, String>) {
+    for object in objects {
+        let path = pod_path(&object.id.gvk);
+        let Some(pod) = path.and_then(|path| object.body.pointer_mut(path)) else {
+            continue;
+        };
+        each_image(pod, &mut |image| {
+            if let Some(other) = references.get(image) {
+                image.clone_from(other);
+            }
+        });
+    }
 }
 
 /// Lists every container image of an object's pod template (init and ephemeral ones too), and the

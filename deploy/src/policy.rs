@@ -88,6 +88,8 @@ pub struct ClusterGrant {
     pub secrets: Vec<Pattern>,
     /// Whether every image has to be named by digest. Default yes.
     pub require_digest: bool,
+    /// Whether every image of a spec has to be in its registry, asked or not. Default no.
+    pub check_images: bool,
     /// Which images may be used; unset: any.
     pub images: Option<Vec<Pattern>>,
     /// Which charts may be fetched, by their addresses. Default none.

@@ -1,5 +1,5 @@
-//! The only traits that tests substitute: Vault, Kubernetes, rendering programs, Git, clock and
-//! journal.
+//! The only traits that tests substitute: Vault, Kubernetes, rendering programs, Git, image registries,
+//! clock and journal.
 //!
 //! Each states what a second implementation must keep; `tests/it/contract.rs` runs one suite against
 //! the in-memory doubles and the real adapters. All calls have their own timeouts inside the
@@ -9,6 +9,7 @@
 mod charts;
 mod cluster;
 mod git;
+mod registry;
 mod renderer;
 mod secrets;
 
@@ -51,6 +52,10 @@ pub use self::git::GitAddress;
 pub use self::git::GitError;
 pub use self::git::GitLogin;
 pub use self::git::Tip;
+pub use self::registry::ImagePlace;
+pub use self::registry::Registry;
+pub use self::registry::RegistryError;
+pub use self::registry::RegistryLogin;
 pub use self::renderer::Chart;
 pub use self::renderer::Crds;
 pub use self::renderer::Files;
@@ -181,6 +186,8 @@ pub struct Ports {
     pub renderer: Arc<dyn Renderer>,
     /// Git, for deploys through Flux.
     pub git: Arc<dyn Git>,
+    /// Image registries.
+    pub registry: Arc<dyn Registry>,
     /// Wall time.
     pub clock: Arc<dyn Clock>,
     /// The run's own journal.

@@ -8,6 +8,7 @@ pub mod charts;
 pub mod expose;
 mod fields;
 pub mod flux;
+pub mod images;
 
 use proto::error::Code;
 use proto::error::Place;

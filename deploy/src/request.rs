@@ -224,6 +224,7 @@ pub fn rollback(asked: Rollback) -> Result<Request, InputError> {
             helm: None,
             flux: None,
             images: BTreeMap::new(),
+            registries: BTreeMap::new(),
             rollout,
             health: Vec::new(),
             conflicts: Vec::new(),

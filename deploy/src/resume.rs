@@ -80,7 +80,7 @@ pub struct Brief {
     principal: String,
     mode: Mode,
     spec: String,
-    /// The images where they are not those of the spec: a promotion found them.
+    /// The images, which need not be those of the spec: a promotion found them, or their digests were looked up.
     #[serde(default)]
     images: BTreeMap<String, String>,
     objects: Vec<Kept>,
@@ -151,9 +151,8 @@ impl Kept {
     }
 }
 
-/// Lists the images of a deploy through Flux; others are in the objects.
 fn images(spec: &Spec) -> BTreeMap<String, String> {
-    let images = spec.images.iter().filter(|_| spec.flux.is_some());
+    let images = spec.images.iter();
     images
         .map(|(name, image)| (name.clone(), image.to_string()))
         .collect()

@@ -2,7 +2,8 @@
 //!
 //! [`Secret`] is the only type in the project that holds a secret value. It has no Clone, no
 //! Serialize and no formatter that shows it; memory is wiped on drop. Revealing is one method,
-//! called in the adapters of Vault (to send a token), Kubernetes (to send an object) and Git (to log in);
+//! called in the adapters of Vault (to send a token), Kubernetes (to send an object), Git and image
+//! registries (to log in);
 //! inside this crate [`crate::redact`], [`crate::template`] and the fingerprint look at the bytes
 //! through crate-private access.
 

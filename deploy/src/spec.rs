@@ -37,6 +37,7 @@ mod fields;
 mod flux;
 mod healths;
 mod parse;
+mod registries;
 mod remote;
 mod rotate;
 mod secrets;
@@ -84,6 +85,8 @@ pub struct Spec {
     pub flux: Option<Box<Flux>>,
     /// Images by the name that manifests use.
     pub images: BTreeMap<String, ImageRef>,
+    /// Registries whose images are looked for before anything is written, by `host[:port]`.
+    pub registries: BTreeMap<String, Option<RegistryCredential>>,
     /// How the rollout is judged.
     pub rollout: Rollout,
     /// Health rules of the user's own.
@@ -236,6 +239,17 @@ impl GitCredential {
             Self::Password { path, .. } | Self::Key { path, .. } => path,
         }
     }
+}
+
+/// Where the credential of an image registry is in Vault.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RegistryCredential {
+    /// Mount and path.
+    pub path: VaultPath,
+    /// The field with the user name.
+    pub username: String,
+    /// The field with the password or token.
+    pub password: String,
 }
 
 /// Where a chart is.

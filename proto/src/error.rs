@@ -83,6 +83,14 @@ pub enum Code {
     GitRefused,
     /// The Git server did not answer within the run's deadline (424).
     GitUnavailable,
+    /// An image of the spec is not in its registry (424).
+    ImageMissing,
+    /// The registry does not let the agent look for an image (424).
+    RegistryDenied,
+    /// The registry answers what no registry should (424).
+    RegistryInvalid,
+    /// The registry did not answer within the run's deadline (424).
+    RegistryUnavailable,
     /// The repository has no place for an image of the spec (424).
     ImagePlaceMissing,
     /// Flux could not carry the deploy out as things are (424).
@@ -238,6 +246,10 @@ impl Code {
             | Self::GitMissing
             | Self::GitRefused
             | Self::GitUnavailable
+            | Self::ImageMissing
+            | Self::RegistryDenied
+            | Self::RegistryInvalid
+            | Self::RegistryUnavailable
             | Self::ImagePlaceMissing
             | Self::FluxNotReady
             | Self::PromotionRefused
@@ -291,6 +303,10 @@ impl Code {
             Self::GitMissing => "git_missing",
             Self::GitRefused => "git_refused",
             Self::GitUnavailable => "git_unavailable",
+            Self::ImageMissing => "image_missing",
+            Self::RegistryDenied => "registry_denied",
+            Self::RegistryInvalid => "registry_invalid",
+            Self::RegistryUnavailable => "registry_unavailable",
             Self::ImagePlaceMissing => "image_place_missing",
             Self::FluxNotReady => "flux_not_ready",
             Self::PromotionRefused => "promotion_refused",
@@ -344,6 +360,10 @@ impl Code {
             Self::GitMissing => "The repository or branch does not exist",
             Self::GitRefused => "The Git server refuses the push",
             Self::GitUnavailable => "The Git server did not answer in time",
+            Self::ImageMissing => "An image is not in its registry",
+            Self::RegistryDenied => "The registry does not let the agent look for an image",
+            Self::RegistryInvalid => "The registry answers what no registry should",
+            Self::RegistryUnavailable => "The registry did not answer in time",
             Self::ImagePlaceMissing => "The repository has no place for an image",
             Self::FluxNotReady => "Flux cannot carry this out now",
             Self::PromotionRefused => "The environment to promote from is not ready",
@@ -368,6 +388,7 @@ impl Code {
             Self::VaultUnavailable
                 | Self::ChartUnavailable
                 | Self::GitUnavailable
+                | Self::RegistryUnavailable
                 | Self::ClusterUnavailable
                 | Self::RolloutTimeout
                 | Self::Locked
@@ -392,6 +413,8 @@ mod tests {
             Code::ChartUnavailable,
             Code::RotationRefused,
             Code::FluxNotReady,
+            Code::ImageMissing,
+            Code::RegistryUnavailable,
             Code::PromotionRefused,
         ] {
             let json = serde_json::to_string(&code).expect("a code is serializable");

@@ -13,6 +13,7 @@ use agent::cluster::Kube;
 use agent::config::Identity;
 use agent::config::Method;
 use agent::config::RoleId;
+use agent::registries::Registries;
 use agent::vault::IdentitySettings;
 use agent::vault::Vault;
 use agent::vault::VaultSettings;
@@ -20,6 +21,7 @@ use anyhow::Context as _;
 use anyhow::Result;
 use anyhow::ensure;
 use deploy::fakes::FakeCluster;
+use deploy::fakes::FakeRegistry;
 use deploy::fakes::FakeVault;
 use deploy::object::Gvk;
 use deploy::object::ObjectId;
@@ -31,6 +33,7 @@ use deploy::ports::Deletion;
 use deploy::ports::Dependents;
 use deploy::ports::Engine;
 use deploy::ports::Force;
+use deploy::ports::ImagePlace;
 use deploy::ports::Login;
 use deploy::ports::Mount;
 use deploy::ports::Newest;
@@ -38,6 +41,8 @@ use deploy::ports::Observation;
 use deploy::ports::OwnToken;
 use deploy::ports::Parameters;
 use deploy::ports::Payload;
+use deploy::ports::Registry;
+use deploy::ports::RegistryError;
 use deploy::ports::Scope;
 use deploy::ports::Secrets;
 use deploy::ports::SecretsError;
@@ -763,5 +768,70 @@ async fn the_cluster_adapter_keeps_the_contract() -> Result<()> {
         .await
         .expect_err("RBAC says no");
     ensure!(matches!(error, ClusterError::Forbidden { .. }), "{error:?}");
+    Ok(())
+}
+
+/// A registry of this name that has `busybox:1` under this digest.
+async fn registry_suite(port: &dyn Registry, registry: &str, digest: &str) -> Result<()> {
+    let place = |repository: &str, reference: &str| ImagePlace {
+        registry: registry.to_owned(),
+        repository: repository.to_owned(),
+        reference: reference.to_owned(),
+    };
+    for reference in ["1", digest] {
+        let found = port.digest(&place("busybox", reference), None).await?;
+        ensure!(found == digest, "{reference}: {found}");
+    }
+    let other = format!("sha256:{}", "0a".repeat(32));
+    for (repository, reference) in [
+        ("busybox", "not-there"),
+        ("busybox", &other),
+        ("nobody/busybox", "1"),
+    ] {
+        let found = port.digest(&place(repository, reference), None).await;
+        ensure!(
+            matches!(found, Err(RegistryError::Missing { .. })),
+            "{repository} {reference}: {found:?}"
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_registry_double_keeps_the_contract() -> Result<()> {
+    let (fake, digest) = (
+        FakeRegistry::default(),
+        format!("sha256:{}", "0b".repeat(32)),
+    );
+    fake.push("registry.example.com", "busybox", "1", &digest);
+    registry_suite(&fake, "registry.example.com", &digest).await
+}
+
+#[tokio::test]
+async fn the_registry_adapter_keeps_the_contract() -> Result<()> {
+    let facts = tests::stand::Stand::shared().await?.facts();
+    let url = format!("{}/v2/busybox/manifests/1", facts.registry_addr);
+    let got = crate::remote_charts::http()?
+        .get(url)
+        .header("accept", crate::registry::KIND)
+        .send()
+        .await?;
+    let digest = crate::remote_charts::sha256(&got.error_for_status()?.bytes().await?);
+    let addresses = [(facts.registry.clone(), facts.registry_addr.clone())];
+    let port = Registries::new(None, addresses.into())?;
+    registry_suite(&port, &facts.registry, &digest).await?;
+    // Nobody is there, which is no answer about the image.
+    let addresses = [(facts.registry.clone(), "http://127.0.0.1:9".to_owned())];
+    let port = Registries::new(None, addresses.into())?;
+    let place = ImagePlace {
+        registry: facts.registry.clone(),
+        repository: "busybox".to_owned(),
+        reference: "1".to_owned(),
+    };
+    let found = port.digest(&place, None).await;
+    ensure!(
+        matches!(found, Err(RegistryError::Unavailable { .. })),
+        "{found:?}"
+    );
     Ok(())
 }

@@ -39,6 +39,7 @@ mod platform;
 mod promote;
 mod reads;
 mod refusals;
+mod registry;
 mod remote_charts;
 mod restarts;
 mod rollouts;

@@ -52,6 +52,7 @@ fn whole(piece: &str) -> String {
     spec.push_str(&piece.replace("${IMAGE}", "registry.example.com/shop:1"));
     spec.replace("${CI_ENVIRONMENT_NAME}", "production")
         .replace("${NAMESPACE}", "shop")
+        .replace("${CI_COMMIT_SHA}", "9f2c41d7")
         .replace("${APP}", "shop")
         .replace("${OVERLAY}", "production")
         .replace("${FLEET_REPOSITORY}", "https://git.example.com/fleet.git")
@@ -113,6 +114,7 @@ fn every_field_of_the_tables_is_one() -> Result<()> {
         "rotate",
         "charts",
         "flux",
+        "registries",
         "healths",
         "conflicts",
         "expose",

@@ -29,7 +29,7 @@ const TEMPLATE: &str = "apiVersion: v1\nkind: ConfigMap\nmetadata: { name: {{ .R
 const LAYER: &str = "application/vnd.cncf.helm.chart.content.v1.tar+gzip";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
-fn sha256(bytes: &[u8]) -> String {
+pub(crate) fn sha256(bytes: &[u8]) -> String {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
     let hex: String = digest.as_ref().iter().map(|b| format!("{b:02x}")).collect();
     format!("sha256:{hex}")
@@ -72,7 +72,7 @@ fn manifest(archive: &[u8], config: &[u8]) -> Value {
         "layers": [{ "mediaType": LAYER, "digest": sha256(archive), "size": archive.len() }] })
 }
 
-fn http() -> Result<reqwest::Client> {
+pub(crate) fn http() -> Result<reqwest::Client> {
     // Whoever installs a provider first wins; all of ours are the same one.
     drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
     let builder = reqwest::Client::builder().no_proxy().tls_certs_only([]);
@@ -128,7 +128,7 @@ async fn plan(world: &World, fields: &str) -> Result<Finished> {
 }
 
 /// Checks code, and that the detail has these words.
-fn refused(done: &Finished, code: &str, words: &[&str]) -> Result<()> {
+pub(crate) fn refused(done: &Finished, code: &str, words: &[&str]) -> Result<()> {
     let body = done.json()?;
     let problem = body.get("problem").unwrap_or(&body);
     let detail = problem["detail"].as_str().unwrap_or_default();
@@ -164,12 +164,12 @@ async fn in_history(world: &World, revisions: usize) -> Result<()> {
 
 /// What a path answers.
 #[derive(Clone, Default)]
-struct Page {
-    status: u16,
-    headers: Vec<(&'static str, String)>,
-    body: Vec<u8>,
+pub(crate) struct Page {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(&'static str, String)>,
+    pub(crate) body: Vec<u8>,
     /// Answered only to a bearer of this.
-    token: Option<&'static str>,
+    pub(crate) token: Option<&'static str>,
 }
 
 #[derive(Default)]
@@ -181,8 +181,8 @@ struct Inner {
 
 /// A server of pages.
 #[derive(Clone)]
-struct Shelf {
-    server: String,
+pub(crate) struct Shelf {
+    pub(crate) server: String,
     inner: Arc<Mutex<Inner>>,
     _task: Arc<Ending>,
 }
@@ -196,7 +196,7 @@ impl Drop for Ending {
 }
 
 impl Shelf {
-    async fn start() -> Result<Self> {
+    pub(crate) async fn start() -> Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let server = listener.local_addr()?.to_string();
         let inner = Arc::new(Mutex::new(Inner::default()));
@@ -210,12 +210,12 @@ impl Shelf {
         })
     }
 
-    fn put(&self, path: &str, page: Page) {
+    pub(crate) fn put(&self, path: &str, page: Page) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         inner.pages.insert(path.to_owned(), page);
     }
 
-    fn body(&self, path: &str, body: impl Into<Vec<u8>>) {
+    pub(crate) fn body(&self, path: &str, body: impl Into<Vec<u8>>) {
         let page = Page {
             status: 200,
             body: body.into(),
@@ -225,7 +225,7 @@ impl Shelf {
     }
 
     /// Returns what was asked for since the last call.
-    fn asked(&self) -> Vec<(String, String)> {
+    pub(crate) fn asked(&self) -> Vec<(String, String)> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::take(&mut inner.asked)
     }

@@ -121,6 +121,10 @@ impl Exit {
             | Code::GitMissing
             | Code::GitRefused
             | Code::GitUnavailable
+            | Code::ImageMissing
+            | Code::RegistryDenied
+            | Code::RegistryInvalid
+            | Code::RegistryUnavailable
             | Code::ImagePlaceMissing
             | Code::FluxNotReady
             | Code::PromotionRefused

@@ -30,6 +30,7 @@ use deploy::ports::Cluster;
 use deploy::ports::Git;
 use deploy::ports::Login;
 use deploy::ports::Ports;
+use deploy::ports::Registry;
 use deploy::ports::Renderer;
 use deploy::ports::Secrets;
 use deploy::principal::Principal;
@@ -71,6 +72,7 @@ pub(super) struct Intake {
     pub(super) clusters: BTreeMap<ClusterName, Arc<dyn Cluster>>,
     pub(super) renderers: BTreeMap<ClusterName, Arc<dyn Renderer>>,
     pub(super) git: Arc<dyn Git>,
+    pub(super) registry: Arc<dyn Registry>,
     pub(super) key: Arc<FingerprintKey>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) limits: bundle::Limits,
@@ -264,6 +266,7 @@ impl Intake {
     ) -> Work {
         let secrets = Arc::clone(&self.secrets);
         let git = Arc::clone(&self.git);
+        let registry = Arc::clone(&self.registry);
         let clock = Arc::clone(&self.clock);
         let key = Arc::clone(&self.key);
         let agent = self.agent.clone();
@@ -276,6 +279,7 @@ impl Intake {
                     cluster,
                     renderer,
                     git,
+                    registry,
                     clock,
                     journal: run.journal,
                 };

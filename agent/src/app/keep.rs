@@ -12,6 +12,7 @@ use deploy::policy::Policy;
 use deploy::ports::Clock;
 use deploy::ports::Cluster;
 use deploy::ports::Git;
+use deploy::ports::Registry;
 use deploy::ports::Renderer;
 use deploy::ports::Secrets;
 use deploy::register::Home;
@@ -34,6 +35,7 @@ pub struct Keep {
     pub(super) clusters: BTreeMap<ClusterName, Arc<dyn Cluster>>,
     pub(super) renderers: BTreeMap<ClusterName, Arc<dyn Renderer>>,
     pub(super) git: Arc<dyn Git>,
+    pub(super) registry: Arc<dyn Registry>,
     pub(super) policy: Arc<Policy>,
     pub(super) key: Arc<FingerprintKey>,
     pub(super) home: Home,
@@ -55,6 +57,7 @@ impl Keep {
             clusters,
             renderers,
             git,
+            registry,
             policy,
             key,
             home,
@@ -66,6 +69,7 @@ impl Keep {
             clusters,
             renderers,
             git,
+            registry,
             policy,
             key,
             clock: Arc::clone(clock),

@@ -35,6 +35,7 @@ use crate::config::Config;
 use crate::git::Repositories;
 use crate::http::Identity;
 use crate::http::brain::Identify;
+use crate::registries::Registries;
 use crate::render::Programs;
 use crate::render::Rendering;
 use crate::vault::IdentitySettings;
@@ -83,6 +84,9 @@ pub(super) async fn parts(config: &Config) -> Result<Parts, StartError> {
     .map_err(|source| setup("rendering".to_owned(), source))?;
     let git = Repositories::new(config.git.clone(), &config.state_dir.join("git"))
         .map_err(|source| setup("git".to_owned(), source))?;
+    let registries = config.registries.clone();
+    let registry = Registries::new(registries.ca_file.as_deref(), registries.addresses)
+        .map_err(|source| setup("registries".to_owned(), source))?;
     let mut renderers = BTreeMap::new();
     let mut clusters = BTreeMap::new();
     for (name, cluster) in &config.clusters {
@@ -115,6 +119,7 @@ pub(super) async fn parts(config: &Config) -> Result<Parts, StartError> {
         clusters,
         renderers,
         git: Arc::new(git),
+        registry: Arc::new(registry),
         identify: identify(authenticator),
         key,
         clock,

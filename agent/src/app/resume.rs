@@ -102,6 +102,7 @@ impl Intake {
             cluster: Arc::clone(cluster),
             renderer: Arc::clone(renderer),
             git: Arc::clone(&self.git),
+            registry: Arc::clone(&self.registry),
             clock: Arc::clone(&self.clock),
             journal: run.journal,
         };

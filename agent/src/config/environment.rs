@@ -17,7 +17,7 @@ const CLIENT: [&str; 3] = [
 ];
 
 /// Variables without prefix, in lower case, and the keys that they set.
-const KEYS: [(&str, &str); 37] = [
+const KEYS: [(&str, &str); 38] = [
     ("policy", "policy"),
     ("state_dir", "state_dir"),
     ("drain_timeout", "drain_timeout"),
@@ -57,6 +57,7 @@ const KEYS: [(&str, &str); 37] = [
     ("git_program", "git.program"),
     ("git_ssh_folder", "git.ssh_folder"),
     ("git_ca_file", "git.ca_file"),
+    ("registries_ca_file", "registries.ca_file"),
     ("config", ""),
 ];
 

@@ -95,6 +95,16 @@ impl Reader {
         taken.map(|(key, _)| key).collect()
     }
 
+    /// Takes everything under `key` and returns it.
+    pub(super) fn take_values_below(&mut self, key: &str) -> Vec<(String, Value)> {
+        let prefix = format!("{key}.");
+        let below = |known: &String, _: &mut Value| known.starts_with(&prefix);
+        let taken = self.values.extract_if(.., below);
+        taken
+            .map(|(key, value)| (key[prefix.len()..].to_owned(), value))
+            .collect()
+    }
+
     /// Takes a value through `read`; a refused value is a problem.
     pub(super) fn take<T>(
         &mut self,

@@ -2,6 +2,7 @@
 //!
 //! Filled by [`super`]; what unset means is said at each field. Safe to print: no field is a secret.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -117,6 +118,15 @@ pub struct GitPrograms {
     pub ssh_folder: Option<PathBuf>,
     /// PEM roots that Git servers may have beside the machine's; unset: none.
     pub ca_file: Option<PathBuf>,
+}
+
+/// How image registries are reached.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RegistryAddresses {
+    /// PEM roots that they may have beside the machine's; unset: none.
+    pub ca_file: Option<PathBuf>,
+    /// Where those are that are not at https and their own name, by this name.
+    pub addresses: BTreeMap<String, String>,
 }
 
 /// How Secrets are kept fresh.

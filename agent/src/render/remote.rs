@@ -2,16 +2,12 @@
 //!
 //! Called by [`super::Rendering`]. Invariants: nothing is sent but reads without anybody's
 //! credentials; every answer has a limit of size and the whole fetch one of time; what comes is
-//! compared with every digest that is known. [`wire`] is one request with its redirects,
-//! [`registry`] and [`repository`] are the two protocols.
+//! compared with every digest that is known. [`registry`] and [`repository`] are the two protocols; one
+//! request is that of [`crate::registries`].
 
 mod registry;
 mod repository;
-mod wire;
 
-use std::fmt::Write as _;
-use std::io;
-use std::path::Path;
 use std::time::Duration;
 
 use deploy::ports::ChartDigest;
@@ -20,29 +16,18 @@ use deploy::ports::ChartRef;
 use deploy::ports::Fetched;
 use deploy::ports::Home;
 use reqwest::Certificate;
-use sha2::Digest as _;
-use sha2::Sha256;
 
-use self::wire::Wire;
+use crate::registries::digest;
+use crate::registries::wire::Wire;
 
 /// The longest that one fetch may take.
 const LIMIT: Duration = Duration::from_secs(30);
 /// Bytes of an archive that are taken.
 const ARCHIVE: usize = 5 << 20;
 
-/// Reads roots that servers of charts may have beside the machine's.
-pub(super) fn roots(path: &Path) -> io::Result<Vec<Certificate>> {
-    let unusable = |problem: String| io::Error::other(format!("{}: {problem}", path.display()));
-    let pem = std::fs::read(path).map_err(|error| unusable(error.to_string()))?;
-    match Certificate::from_pem_bundle(&pem) {
-        Ok(roots) if !roots.is_empty() => Ok(roots),
-        _ => Err(unusable("has no usable PEM certificate".to_owned())),
-    }
-}
-
 /// Fetches a chart once; the caller tries again.
 pub(super) async fn fetch(chart: &ChartRef, roots: &[Certificate]) -> Result<Fetched, ChartError> {
-    let wire = Wire::to(&chart.address, roots)?;
+    let wire = Wire::to(chart.address.origin(), roots)?;
     let fetching = async {
         match chart.address.home() {
             Home::Registry { repository } => registry::fetch(wire, repository, chart).await,
@@ -61,24 +46,15 @@ pub(super) async fn fetch(chart: &ChartRef, roots: &[Certificate]) -> Result<Fet
     })
 }
 
-fn digest(bytes: &[u8]) -> Result<ChartDigest, ChartError> {
-    let mut text = "sha256:".to_owned();
-    for byte in Sha256::digest(bytes) {
-        // Writing to a text cannot fail.
-        let _written = write!(text, "{byte:02x}");
-    }
-    ChartDigest::parse(&text).map_err(|problem| ChartError::Broken {
-        reason: problem.to_owned(),
-    })
-}
-
 /// Compares what came with a digest, and returns its own.
 fn verified(
     what: &'static str,
     bytes: &[u8],
     expected: Option<&ChartDigest>,
 ) -> Result<ChartDigest, ChartError> {
-    let came = digest(bytes)?;
+    let came = ChartDigest::parse(&digest(bytes)).map_err(|problem| ChartError::Broken {
+        reason: problem.to_owned(),
+    })?;
     match expected {
         Some(expected) if *expected != came => Err(ChartError::Mismatch {
             what,
@@ -92,16 +68,6 @@ fn verified(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_file_without_certificates_is_no_file_of_roots() {
-        let file = tempfile::NamedTempFile::new().expect("a temporary file");
-        std::fs::write(file.path(), "no certificate\n").expect("it can be written");
-        for path in [file.path(), Path::new("/nonexistent/ca.pem")] {
-            let error = roots(path).expect_err("there are none").to_string();
-            assert!(error.contains(&path.display().to_string()), "{error}");
-        }
-    }
 
     #[test]
     fn one_other_byte_is_another_chart() {

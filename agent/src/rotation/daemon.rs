@@ -399,6 +399,7 @@ fn work(
                 cluster,
                 renderer,
                 git: Arc::clone(&tools.git),
+                registry: Arc::clone(&tools.registry),
                 clock: Arc::clone(&tools.clock),
                 journal: run.journal,
             };

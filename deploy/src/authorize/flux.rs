@@ -6,14 +6,13 @@
 use super::grant::ASK;
 use super::grant::Refusal;
 use super::grant::any;
-use super::grant::image;
 use super::grant::refuse;
 use super::grant::vault_path;
+use super::images;
 use crate::policy::ClusterGrant;
 use crate::policy::FluxGrant;
 use crate::policy::Rule;
 use crate::request::Request;
-use crate::request::Source;
 use crate::spec::Flux;
 
 /// Decides about everything but the files, which are not known yet.
@@ -29,18 +28,7 @@ pub(super) fn flux(rule: &Rule, grant: &ClusterGrant, request: &Request) -> Resu
     if request.origin.is_some() {
         return Ok(());
     }
-    images(grant, request)
-}
-
-/// Decides about the images that a request puts into a branch.
-pub(super) fn images(grant: &ClusterGrant, request: &Request) -> Result<(), Refusal> {
-    if request.source == Source::Environment {
-        return Ok(());
-    }
-    for (name, reference) in &request.spec.images {
-        image(grant, &reference.to_string(), &format!("images.{name}"))?;
-    }
-    Ok(())
+    images::of_branch(grant, request)
 }
 
 /// Finds the grant for a branch and its objects, or tells the first thing that is not granted.
@@ -129,7 +117,7 @@ images: { shop: "registry.example.com/shop:2" }
             mode: proto::report::Mode::Deploy,
             spec,
             objects: Vec::new(),
-            source: Source::Manifests,
+            source: crate::request::Source::Manifests,
             origin: None,
             binding: crate::binding::Binding::default(),
             notes: Vec::new(),

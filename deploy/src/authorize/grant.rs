@@ -5,13 +5,12 @@
 //! the one that is told. Nothing is changed before a rule granted all of it.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use proto::ids::ClusterName;
 use proto::ids::Namespace;
 use serde_json::Value;
 
-use crate::image::ImageRef;
-use crate::image::images_of;
 use crate::object::Object;
 use crate::object::ObjectId;
 use crate::object::at;
@@ -27,6 +26,7 @@ use crate::spec::Source;
 
 use super::charts;
 use super::flux;
+use super::images;
 use super::scope::Scope;
 use super::scope::Scopes;
 use super::verbs::granted_verb;
@@ -111,6 +111,7 @@ pub(super) fn decide(
     let namespace = progress.step(namespace(grant, request))?;
     progress.step(charts::fetch(grant, request))?;
     progress.step(flux::flux(rule, grant, request))?;
+    progress.step(images::registries(rule, grant, request))?;
     for secret in &request.spec.secrets {
         progress.step(secret_name(grant, secret, &namespace))?;
         for path in vault_paths(secret) {
@@ -147,10 +148,11 @@ fn objects(
     namespace: &Namespace,
     scopes: &Scopes<'_>,
 ) -> Result<Vec<Fate>, Refusal> {
+    let open = images::open(grant, &request.spec);
     let mut taken = BTreeMap::new();
     let mut fates = Vec::with_capacity(request.objects.len());
     for object in &request.objects {
-        let id = progress.step(object_grant(grant, object, namespace, scopes))?;
+        let id = progress.step(object_grant(grant, &open, object, namespace, scopes))?;
         let fate = progress.step(fate(&taken, &request.spec.secrets, namespace, &id, object))?;
         if let Fate::Keep(_) = fate {
             taken.insert(versionless(id), object);
@@ -295,6 +297,7 @@ pub(super) fn vault_path(rule: &Rule, path: &VaultPath) -> Result<(), Refusal> {
 /// Decides about one object; returns its id with the namespace that it gets.
 fn object_grant(
     grant: &ClusterGrant,
+    open: &BTreeSet<String>,
     object: &Object,
     target: &Namespace,
     scopes: &Scopes<'_>,
@@ -326,7 +329,7 @@ fn object_grant(
         secret_type(&id.to_string(), text(&object.body, &["type"]))?;
     }
     sensitive_metadata(grant, object, &id)?;
-    images(grant, object, &id)?;
+    images::of_object(grant, open, object, &id)?;
     Ok(id)
 }
 
@@ -387,39 +390,6 @@ fn sensitive_metadata(grant: &ClusterGrant, object: &Object, id: &ObjectId) -> R
             "remove it, or ask the operator, naming the decision id",
         )),
     }
-}
-
-fn images(grant: &ClusterGrant, object: &Object, id: &ObjectId) -> Result<(), Refusal> {
-    let place = id.to_string();
-    images_of(object)
-        .iter()
-        .try_for_each(|reference| image(grant, reference, &place))
-}
-
-/// Decides about one image.
-pub(super) fn image(grant: &ClusterGrant, image: &str, place: &str) -> Result<(), Refusal> {
-    let Ok(parsed) = ImageRef::parse(image) else {
-        return Err(refuse(
-            format!("{place}: a container's image is no valid reference"),
-            "write it as registry/repository:tag@sha256:digest",
-        ));
-    };
-    if grant.require_digest && parsed.digest.is_none() {
-        return Err(refuse(
-            format!("{place}: the image {image} has no digest, which the rule requires"),
-            "append @sha256:.., or name the image under `images` in quaymaster.yaml",
-        ));
-    }
-    if let Some(patterns) = &grant.images
-        && !any(patterns, image)
-        && !any(patterns, &parsed.name)
-    {
-        return Err(refuse(
-            format!("{place}: the image {image} is not granted"),
-            ASK,
-        ));
-    }
-    Ok(())
 }
 
 /// With namespaces filled in two objects can turn out to be one. The same content counts once;

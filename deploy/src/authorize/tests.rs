@@ -150,6 +150,7 @@ fn request(secrets: Vec<SecretSpec>, objects: Vec<Object>) -> Request {
             manifests: Vec::new(),
             duplicates: crate::spec::Duplicates::Refuse,
             images: BTreeMap::new(),
+            registries: BTreeMap::new(),
             rollout: Rollout::default(),
             health: Vec::new(),
             conflicts: Vec::new(),
@@ -691,4 +692,72 @@ fn conditions_hold_for_values_as_for_deploys() {
         let nearest = denial.nearest.first().map(|miss| miss.attribute.as_str());
         assert_eq!(nearest.unwrap_or_default(), attribute, "{denial:?}");
     }
+}
+
+/// A request with one image, looked for in its registry.
+fn looked_up(image: &str, credential: &str) -> Request {
+    let reference = crate::image::ImageRef::parse(image).expect("a good reference");
+    let credential = crate::spec::RegistryCredential {
+        path: VaultPath::parse(credential).expect("the path is valid"),
+        username: "username".to_owned(),
+        password: "password".to_owned(),
+    };
+    let registry = reference.registry().to_owned();
+    let mut request = request(Vec::new(), vec![deployment(image)]);
+    request.spec.images.insert("web".to_owned(), reference);
+    request.spec.registries.insert(registry, Some(credential));
+    request
+}
+
+#[test]
+fn registries_are_asked_for_named_images_with_granted_credentials_only() {
+    let tag = "registry.example.com/team/flask:1";
+    let permit = permit_for(looked_up(tag, "kv/flask/registry"));
+    assert_eq!(permit.images_to_find().len(), 1);
+    for (image, credential, named) in [
+        (tag, "kv/other/registry", "kv/other/registry"),
+        (
+            "registry.example.com/others/flask:1",
+            "kv/flask/registry",
+            "asking registry.example.com",
+        ),
+        (
+            "169.254.169.254/team/flask:1",
+            "kv/flask/registry",
+            "asking 169.254.169.254",
+        ),
+    ] {
+        let denial = denial_for(looked_up(image, credential));
+        assert!(denial.message.contains(named), "{named}: {denial:?}");
+    }
+    // Any image may be deployed by this rule, and so no registry may be asked.
+    let any = POLICY.replace("images = [\"registry.example.com/team/*\"]\n", "");
+    let request = looked_up(tag, "kv/flask/registry");
+    let denial = authorize(&policy(&any), caller(&[]), request, &[], "d1");
+    let denial = denial.expect_err("no images are named");
+    assert!(
+        denial.message.contains("`images` of the rule"),
+        "{denial:?}"
+    );
+}
+
+#[test]
+fn digests_that_were_found_stand_in_the_objects() {
+    let permit = permit_for(looked_up(
+        "registry.example.com/team/flask:1",
+        "kv/flask/registry",
+    ));
+    let pinned = format!("registry.example.com/team/flask:1@{DIGEST}");
+    let found = crate::image::ImageRef::parse(&pinned).expect("a good reference");
+    let permit = permit.with_digests(BTreeMap::from([("web".to_owned(), found)]));
+    let permit = permit.expect("the rule grants it");
+    let objects = &permit.request().objects;
+    assert_eq!(crate::image::images_of(&objects[0]), [pinned]);
+    // A tag that nobody found a digest for is no digest.
+    let open = permit_for(looked_up(
+        "registry.example.com/team/flask:1",
+        "kv/flask/registry",
+    ));
+    let denial = open.with_digests(BTreeMap::new()).expect_err("no digest");
+    assert!(denial.message.contains("has no digest"), "{denial:?}");
 }

@@ -29,6 +29,7 @@ use crate::request;
 use crate::secret::Secret;
 
 mod flux;
+mod images;
 mod kept;
 mod promote;
 mod remote;
@@ -113,8 +114,12 @@ impl Stage {
     }
 
     async fn run_asked(&self, request: request::Request) -> Report {
+        self.run_under(&policy(), request).await
+    }
+
+    async fn run_under(&self, policy: &Policy, request: request::Request) -> Report {
         let permit =
-            authorize::authorize(&policy(), job(), request, &[], "d1").expect("the rule grants it");
+            authorize::authorize(policy, job(), request, &[], "d1").expect("the rule grants it");
         let ports = self.fakes.ports();
         let tools = Tools {
             id: RunId::from_bits(u128::from(self.runs.fetch_add(1, Relaxed)) + 1),

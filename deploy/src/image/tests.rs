@@ -206,3 +206,39 @@ fn unused_images_are_named_and_odd_bodies_are_left_alone() {
         ["flask"]
     );
 }
+
+#[test]
+fn an_image_is_in_the_registry_that_its_name_begins_with() {
+    let digest = format!("sha256:{}", "0a".repeat(32));
+    let pinned = format!("r.example.com/a:1@{digest}");
+    for (text, registry, repository, reference) in [
+        (
+            "r.example.com/team/flask:1",
+            "r.example.com",
+            "team/flask",
+            "1",
+        ),
+        (
+            "r.example.com:5050/flask",
+            "r.example.com:5050",
+            "flask",
+            "latest",
+        ),
+        ("localhost/flask:1", "localhost", "flask", "1"),
+        ("[::1]:5000/flask:1", "[::1]:5000", "flask", "1"),
+        ("nginx", "docker.io", "library/nginx", "latest"),
+        ("team/flask:2", "docker.io", "team/flask", "2"),
+        ("docker.io/nginx:1", "docker.io", "library/nginx", "1"),
+        (
+            "index.docker.io/team/flask:1",
+            "docker.io",
+            "team/flask",
+            "1",
+        ),
+        (&pinned, "r.example.com", "a", &digest),
+    ] {
+        let place = ImageRef::parse(text).expect("a good reference").place();
+        let found = (&*place.registry, &*place.repository, &*place.reference);
+        assert_eq!(found, (registry, repository, reference), "{text}");
+    }
+}

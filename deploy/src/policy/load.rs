@@ -308,6 +308,7 @@ fn cluster_grant(name: String, table: &Table, problems: &mut Vec<String>) -> Clu
         kinds: keys.list("kinds", KindPattern::parse).unwrap_or_default(),
         secrets: keys.list("secrets", name_pattern).unwrap_or_default(),
         require_digest: keys.flag("require_digest", Flag::Yes) == Flag::Yes,
+        check_images: keys.flag("check_images", Flag::No) == Flag::Yes,
         images: keys.list("images", image_pattern),
         charts: keys.list("charts", chart_pattern).unwrap_or_default(),
         flux: Vec::new(),
@@ -325,6 +326,12 @@ fn cluster_grant(name: String, table: &Table, problems: &mut Vec<String>) -> Clu
         keys.problem(
             "kinds",
             "is missing, and so are secrets and flux: nothing is granted",
+        );
+    }
+    if grant.check_images && grant.images.is_none() {
+        keys.problem(
+            "check_images",
+            "needs images: registries are asked for named images only",
         );
     }
     let listed = keys.take("flux");

@@ -23,6 +23,7 @@ use super::fields::Fields;
 use super::fields::Spot;
 use super::flux;
 use super::healths;
+use super::registries;
 use super::secrets;
 use super::variables;
 use crate::bundle::InputError;
@@ -38,6 +39,7 @@ const TOP: &[&str] = &[
     "secrets",
     "manifests",
     "images",
+    "registries",
     "rollout",
     "health",
     "conflicts",
@@ -92,6 +94,8 @@ fn top(fields: &Fields<'_>, errors: &mut Errors) -> Option<Spec> {
     let duplicates = fields.take("duplicates");
     let duplicates = duplicates.map(|spot| duplicates_of(&spot, errors));
     let images = images.unwrap_or_default();
+    let registries = fields.take("registries");
+    let registries = registries.map(|spot| registries::registries(&spot, errors));
     let kustomize = fields
         .take("kustomize")
         .and_then(|spot| path(&spot, errors));
@@ -134,6 +138,7 @@ fn top(fields: &Fields<'_>, errors: &mut Errors) -> Option<Spec> {
         helm: helm.map(Box::new),
         flux: flux.map(Box::new),
         images,
+        registries: registries.unwrap_or_default(),
         rollout,
         health: health.unwrap_or_default(),
         conflicts: conflicts.unwrap_or_default(),

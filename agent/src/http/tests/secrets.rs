@@ -151,6 +151,7 @@ async fn keeping() -> World {
         clusters: [(demo(), ports.cluster)].into(),
         renderers: [(demo(), ports.renderer)].into(),
         git: ports.git,
+        registry: ports.registry,
         identify: Arc::new(|presented| job(presented).boxed()),
         key: Arc::clone(&fakes.key),
         clock: ports.clock,

@@ -13,16 +13,22 @@ use reqwest::Url;
 
 use super::ARCHIVE;
 use super::verified;
-use super::wire::Wanted;
-use super::wire::Wire;
+use crate::registries::wire::Depth;
+use crate::registries::wire::Follow;
+use crate::registries::wire::Wanted;
+use crate::registries::wire::Wire;
 
 const INDEX: Wanted = Wanted {
     what: "index.yaml of a chart repository there",
+    depth: Depth::Whole,
+    follow: Follow::Anywhere,
     accept: "*/*",
     limit: 10 << 20,
 };
 const PACKED: Wanted = Wanted {
     what: "archive of the chart",
+    depth: Depth::Whole,
+    follow: Follow::Anywhere,
     accept: "*/*",
     limit: ARCHIVE,
 };
@@ -35,7 +41,7 @@ pub(super) async fn fetch(
     chart: &ChartRef,
 ) -> Result<Fetched, ChartError> {
     let base = wire.at(&format!("{path}/index.yaml"))?;
-    let body = wire.body(base.clone(), INDEX).await?;
+    let body = wire.body(base.clone(), INDEX, None).await?;
     let (own, version) = (name.to_owned(), chart.version.clone());
     // Ten megabytes of YAML take their time.
     let picked = tokio::task::spawn_blocking(move || index::pick(&body, &own, &version)).await;
@@ -47,7 +53,7 @@ pub(super) async fn fetch(
         server: wire.server(),
         reason: reason.to_owned(),
     })?;
-    let archive = wire.body(url, PACKED).await?;
+    let archive = wire.body(url, PACKED, None).await?;
     verified("the archive", &archive, listed.digest.as_ref())?;
     let digest = verified("the archive", &archive, chart.digest.as_ref())?;
     Ok(Fetched { archive, digest })

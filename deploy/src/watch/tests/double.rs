@@ -73,6 +73,7 @@ pub(super) fn ports(script: Arc<Script>) -> Ports {
         secrets: Arc::new(FakeVault::default()),
         renderer: crate::fakes::Fakes::default().renderer,
         git: crate::fakes::Fakes::default().git,
+        registry: crate::fakes::Fakes::default().registry,
         cluster: script,
         clock: Arc::new(Nothing),
         journal: Arc::new(Nothing),

@@ -1,14 +1,14 @@
-//! One read of a registry or repository: redirects by our own rules, answers cut to a limit.
+//! One read of a registry or chart repository: redirects by our own rules, answers cut to a limit.
 //!
-//! Used by the two protocols beside it. Redirects go to https alone, or, where the chart's server is
-//! this machine, to this machine; never from elsewhere to this machine. A token goes to the chart's
-//! own server only. What is told of an answer is its status, never its body.
+//! Used by [`super`] for images, and by `render` for charts. What is asked first is the home; redirects stay
+//! there, or go to https alone where an archive may be anywhere, or, where home is this machine, to this
+//! machine; never from elsewhere to this machine. Authorization goes to home only. What is told of an
+//! answer is its status, never its body.
 
 use std::net::IpAddr;
 use std::time::Duration;
 
-use deploy::ports::ChartAddress;
-use deploy::ports::ChartError;
+use deploy::ports::RegistryError;
 use reqwest::Certificate;
 use reqwest::Client;
 use reqwest::ClientBuilder;
@@ -26,39 +26,72 @@ use reqwest::header::WWW_AUTHENTICATE;
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// Redirects of one read.
 const HOPS: usize = 5;
+/// The header in which a registry tells the digest of a manifest.
+const DIGEST: &str = "docker-content-digest";
+
+/// Where answers may lead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Follow {
+    /// To other paths of the same server.
+    Home,
+    /// To servers of its choice, such as a store of blobs.
+    Anywhere,
+}
+
+/// How much of an answer is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Depth {
+    /// Its headers.
+    Head,
+    /// All of it.
+    Whole,
+}
 
 /// What is read.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Wanted {
+pub(crate) struct Wanted {
     /// In words.
-    pub(super) what: &'static str,
+    pub(crate) what: &'static str,
+    /// How much of it.
+    pub(crate) depth: Depth,
+    /// Where it may be.
+    pub(crate) follow: Follow,
     /// Media types, as they stand in the header.
-    pub(super) accept: &'static str,
+    pub(crate) accept: &'static str,
     /// Bytes.
-    pub(super) limit: usize,
+    pub(crate) limit: usize,
 }
 
 /// What came.
 #[derive(Debug)]
-pub(super) enum Reply {
-    /// The whole body.
-    Body(Vec<u8>),
-    /// The chart's server wants to know who asks, and says how to tell it.
+pub(crate) enum Reply {
+    /// What was asked for.
+    Came(Came),
+    /// Home wants to know who asks, and says how to tell it.
     Challenge(String),
+}
+
+/// An answer.
+#[derive(Debug)]
+pub(crate) struct Came {
+    /// The whole body; empty where only headers were asked for.
+    pub(crate) body: Vec<u8>,
+    /// What the server says that the digest is.
+    pub(crate) digest: Option<String>,
 }
 
 /// The way to one server.
 #[derive(Debug)]
-pub(super) struct Wire {
+pub(crate) struct Wire {
     http: Client,
     home: Url,
-    token: Option<HeaderValue>,
+    authorization: Option<HeaderValue>,
 }
 
 impl Wire {
     /// Makes the client, which takes these roots beside the machine's; nothing is sent.
-    pub(super) fn to(address: &ChartAddress, roots: &[Certificate]) -> Result<Self, ChartError> {
-        let home = Url::parse(address.origin()).map_err(|error| broken(&error))?;
+    pub(crate) fn to(origin: &str, roots: &[Certificate]) -> Result<Self, RegistryError> {
+        let home = Url::parse(origin).map_err(|error| broken(&error))?;
         if rustls::crypto::CryptoProvider::get_default().is_none() {
             // An error means that another thread was faster, which is as good.
             drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
@@ -74,66 +107,91 @@ impl Wire {
         Ok(Self {
             http: http.map_err(|error| broken(&error))?,
             home,
-            token: None,
+            authorization: None,
         })
     }
 
     /// Returns the address of a path of the server.
-    pub(super) fn at(&self, path: &str) -> Result<Url, ChartError> {
+    pub(crate) fn at(&self, path: &str) -> Result<Url, RegistryError> {
         self.home.join(path).map_err(|error| broken(&error))
     }
 
     /// Returns the server's name as it is told.
-    pub(super) fn server(&self) -> String {
+    pub(crate) fn server(&self) -> String {
         name_of(&self.home)
     }
 
-    /// Sends a token from now on, to the chart's own server only.
-    pub(super) fn use_token(&mut self, mut token: HeaderValue) {
-        token.set_sensitive(true);
-        self.token = Some(token);
+    /// Says from now on who asks, to home only.
+    pub(crate) fn authorize(&mut self, mut value: HeaderValue) {
+        value.set_sensitive(true);
+        self.authorization = Some(value);
     }
 
     /// Says whether requests may lead there.
-    pub(super) fn may_go(&self, next: &Url) -> Result<(), ChartError> {
-        allowed(&self.home, next).map_err(|problem| ChartError::Unfit {
+    pub(crate) fn may_go(&self, next: &Url, follow: Follow) -> Result<(), RegistryError> {
+        allowed(&self.home, next, follow).map_err(|problem| RegistryError::Unfit {
             server: self.server(),
             reason: format!("it leads to {}, {problem}", name_of(next)),
         })
     }
 
     /// Reads from a URL.
-    pub(super) async fn get(&self, url: Url, wanted: Wanted) -> Result<Reply, ChartError> {
-        let mut url = url;
-        for _hop in 0..=HOPS {
-            let answer = self.send(&url, wanted).await?;
-            let Some(next) = redirect(&url, &answer)? else {
-                return self.take(&url, answer, wanted).await;
-            };
-            self.may_go(&next)?;
-            url = next;
-        }
-        Err(ChartError::Unfit {
-            server: self.server(),
-            reason: format!("it redirects more than {HOPS} times"),
-        })
+    pub(crate) async fn get(&self, url: Url, wanted: Wanted) -> Result<Reply, RegistryError> {
+        self.read(url, wanted, None).await
     }
 
-    /// Reads from a URL where nothing else than the body will do.
-    pub(super) async fn body(&self, url: Url, wanted: Wanted) -> Result<Vec<u8>, ChartError> {
-        match self.get(url, wanted).await? {
-            Reply::Body(body) => Ok(body),
-            Reply::Challenge(_) => Err(ChartError::Denied {
+    /// Reads from a URL where nothing else than the body will do. `login` is shown to this URL, and not to
+    /// where it may redirect.
+    pub(crate) async fn body(
+        &self,
+        url: Url,
+        wanted: Wanted,
+        login: Option<&HeaderValue>,
+    ) -> Result<Vec<u8>, RegistryError> {
+        match self.read(url, wanted, login).await? {
+            Reply::Came(came) => Ok(came.body),
+            Reply::Challenge(_) => Err(RegistryError::Denied {
                 server: self.server(),
                 status: StatusCode::UNAUTHORIZED.as_u16(),
             }),
         }
     }
 
-    async fn send(&self, url: &Url, wanted: Wanted) -> Result<Response, ChartError> {
-        let mut request = self.http.get(url.clone()).header(ACCEPT, wanted.accept);
-        if let Some(token) = self.token.as_ref().filter(|_| self.is_home(url)) {
-            request = request.header(AUTHORIZATION, token.clone());
+    async fn read(
+        &self,
+        url: Url,
+        wanted: Wanted,
+        mut login: Option<&HeaderValue>,
+    ) -> Result<Reply, RegistryError> {
+        let mut url = url;
+        for _hop in 0..=HOPS {
+            let answer = self.send(&url, wanted, login.take()).await?;
+            let Some(next) = redirect(&url, &answer)? else {
+                return self.take(&url, answer, wanted).await;
+            };
+            self.may_go(&next, wanted.follow)?;
+            url = next;
+        }
+        Err(RegistryError::Unfit {
+            server: self.server(),
+            reason: format!("it redirects more than {HOPS} times"),
+        })
+    }
+
+    async fn send(
+        &self,
+        url: &Url,
+        wanted: Wanted,
+        login: Option<&HeaderValue>,
+    ) -> Result<Response, RegistryError> {
+        let request = match wanted.depth {
+            Depth::Head => self.http.head(url.clone()),
+            Depth::Whole => self.http.get(url.clone()),
+        };
+        let mut request = request.header(ACCEPT, wanted.accept);
+        let own = self.authorization.as_ref().filter(|_| self.is_home(url));
+        if let Some(value) = login.or(own) {
+            request = request.header(AUTHORIZATION, value.clone());
         }
         request.send().await.map_err(|error| lost(url, &error))
     }
@@ -147,25 +205,28 @@ impl Wire {
         url: &Url,
         mut answer: Response,
         wanted: Wanted,
-    ) -> Result<Reply, ChartError> {
+    ) -> Result<Reply, RegistryError> {
         let status = answer.status();
-        if status == StatusCode::UNAUTHORIZED && self.is_home(url) && self.token.is_none() {
+        if status == StatusCode::UNAUTHORIZED && self.is_home(url) && self.authorization.is_none() {
             return Ok(Reply::Challenge(challenge(answer.headers())));
         }
         if status != StatusCode::OK {
             return Err(refused(url, status, answer.headers(), wanted.what));
         }
+        let digest = answer.headers().get(DIGEST);
+        let digest = digest.and_then(|value| value.to_str().ok());
+        let digest = digest.map(str::to_owned);
         let mut body = Vec::new();
         while let Some(chunk) = answer.chunk().await.map_err(|error| lost(url, &error))? {
             if body.len() + chunk.len() > wanted.limit {
-                return Err(ChartError::TooLarge {
+                return Err(RegistryError::TooLarge {
                     what: wanted.what,
                     limit: wanted.limit,
                 });
             }
             body.extend_from_slice(&chunk);
         }
-        Ok(Reply::Body(body))
+        Ok(Reply::Came(Came { body, digest }))
     }
 }
 
@@ -179,8 +240,8 @@ fn client() -> ClientBuilder {
         .connect_timeout(CONNECT_LIMIT)
 }
 
-fn broken(error: &dyn std::error::Error) -> ChartError {
-    ChartError::Broken {
+fn broken(error: &dyn std::error::Error) -> RegistryError {
+    RegistryError::Broken {
         reason: error.to_string(),
     }
 }
@@ -207,23 +268,29 @@ fn challenge(headers: &HeaderMap) -> String {
 }
 
 /// Returns where an answer leads, if it does.
-fn redirect(url: &Url, answer: &Response) -> Result<Option<Url>, ChartError> {
+fn redirect(url: &Url, answer: &Response) -> Result<Option<Url>, RegistryError> {
     if !matches!(answer.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
         return Ok(None);
     }
     let place = answer.headers().get(LOCATION);
     let place = place.and_then(|value| value.to_str().ok());
     let next = place.and_then(|place| url.join(place).ok());
-    next.map(Some).ok_or_else(|| ChartError::Unfit {
+    next.map(Some).ok_or_else(|| RegistryError::Unfit {
         server: name_of(url),
         reason: "it redirects to no address".to_owned(),
     })
 }
 
 /// The rule of redirects and token servers.
-fn allowed(home: &Url, next: &Url) -> Result<(), &'static str> {
+fn allowed(home: &Url, next: &Url, follow: Follow) -> Result<(), &'static str> {
     if !next.username().is_empty() || next.password().is_some() {
         return Err("with user information in the address");
+    }
+    // Plain http too: the operator named it, or it is this machine.
+    match follow {
+        _ if next.origin() == home.origin() => return Ok(()),
+        Follow::Home => return Err("which is another server"),
+        Follow::Anywhere => {}
     }
     match (next.scheme(), is_loopback(next), is_loopback(home)) {
         ("https", false, _) | ("https" | "http", true, true) => Ok(()),
@@ -241,32 +308,32 @@ fn is_loopback(url: &Url) -> bool {
     host == "localhost" || host.ends_with(".localhost") || host.parse::<IpAddr>().is_ok_and(near)
 }
 
-fn refused(url: &Url, status: StatusCode, headers: &HeaderMap, what: &str) -> ChartError {
+fn refused(url: &Url, status: StatusCode, headers: &HeaderMap, what: &str) -> RegistryError {
     let server = name_of(url);
     match status.as_u16() {
-        401 | 403 => ChartError::Denied {
+        401 | 403 => RegistryError::Denied {
             server,
             status: status.as_u16(),
         },
-        404 | 410 => ChartError::Missing {
+        404 | 410 => RegistryError::Missing {
             server,
             what: what.to_owned(),
         },
-        408 | 429 | 500..=599 => ChartError::Unavailable {
+        408 | 429 | 500..=599 => RegistryError::Unavailable {
             server,
             reason: status.as_u16().to_string(),
             retry_after_seconds: headers
                 .get(RETRY_AFTER)
                 .and_then(|value| value.to_str().ok()?.trim().parse().ok()),
         },
-        other => ChartError::Unfit {
+        other => RegistryError::Unfit {
             server,
             reason: format!("it answers {other} when asked for {what}"),
         },
     }
 }
 
-fn lost(url: &Url, error: &reqwest::Error) -> ChartError {
+fn lost(url: &Url, error: &reqwest::Error) -> RegistryError {
     let mut source: &dyn std::error::Error = error;
     // The layers above only repeat the address.
     while let Some(next) = source.source() {
@@ -276,9 +343,9 @@ fn lost(url: &Url, error: &reqwest::Error) -> ChartError {
     let server = name_of(url);
     if reason.contains("certificate") {
         // It will not be another one in a minute.
-        return ChartError::Unfit { server, reason };
+        return RegistryError::Unfit { server, reason };
     }
-    ChartError::Unavailable {
+    RegistryError::Unavailable {
         server,
         reason,
         retry_after_seconds: None,
@@ -317,16 +384,45 @@ mod tests {
         ];
         for (next, from_far, from_near) in rows {
             assert_eq!(
-                allowed(&far, &url(next)).is_ok(),
+                allowed(&far, &url(next), Follow::Anywhere).is_ok(),
                 from_far,
                 "{next} from far"
             );
             assert_eq!(
-                allowed(&near, &url(next)).is_ok(),
+                allowed(&near, &url(next), Follow::Anywhere).is_ok(),
                 from_near,
                 "{next} from near"
             );
         }
+    }
+
+    #[test]
+    fn home_alone_is_followed_where_nothing_else_is_meant() {
+        for (home, next, expected) in [
+            ("https://r.example.com", "https://r.example.com/v2/b", true),
+            (
+                "https://r.example.com",
+                "https://r.example.com:443/v2",
+                true,
+            ),
+            (
+                "https://r.example.com",
+                "https://r.example.com:8443/",
+                false,
+            ),
+            ("https://r.example.com", "http://r.example.com/", false),
+            ("https://r.example.com", "https://cdn.example.com/", false),
+            ("http://r.internal:5000", "http://r.internal:5000/v2", true),
+            ("http://127.0.0.1:5000", "http://127.0.0.1:5001/", false),
+        ] {
+            let found = allowed(&url(home), &url(next), Follow::Home);
+            assert_eq!(found.is_ok(), expected, "{home} to {next}");
+        }
+        let plain = url("http://r.internal:5000");
+        let token = url("http://r.internal:5000/token");
+        assert_eq!(allowed(&plain, &token, Follow::Anywhere), Ok(()));
+        let other = url("http://auth.internal:5000/token");
+        assert!(allowed(&plain, &other, Follow::Anywhere).is_err());
     }
 
     #[test]
