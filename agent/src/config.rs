@@ -33,6 +33,7 @@ pub use self::sections::HttpLimits;
 pub use self::sections::Issuer;
 pub use self::sections::Render;
 pub use self::sections::Rotation;
+pub use self::sections::RunLimits;
 pub use self::sections::Sockets;
 pub use self::sections::Vault;
 use crate::telemetry::Format;
@@ -57,8 +58,8 @@ pub struct Config {
     pub socket: Sockets,
     /// Sizes and times at the sockets.
     pub limits: HttpLimits,
-    /// At most so many runs are on at a time.
-    pub runs: usize,
+    /// How many runs are on at a time, and how long nobody may follow one.
+    pub runs: RunLimits,
     /// Who signs id_tokens.
     pub issuer: Issuer,
     /// Vault or OpenBao.
@@ -122,7 +123,7 @@ fn read(reader: &mut Reader) -> Option<Config> {
     let log = logging(reader);
     let socket = sockets(reader);
     let limits = limits(reader);
-    let runs = reader.count("limits.runs", 64, 1..=10_000);
+    let runs = run_limits(reader);
     let issuer = issuer(reader);
     let vault = vault(reader);
     let render = Render {
@@ -153,6 +154,18 @@ fn read(reader: &mut Reader) -> Option<Config> {
         rotation,
         clusters: clusters?,
     })
+}
+
+fn run_limits(reader: &mut Reader) -> RunLimits {
+    let default = RunLimits::default();
+    RunLimits {
+        runs: reader.count("limits.runs", default.runs, 1..=10_000),
+        disconnect_grace: reader.duration(
+            "disconnect_grace",
+            default.disconnect_grace,
+            SECOND..=HOUR,
+        ),
+    }
 }
 
 fn logging(reader: &mut Reader) -> Logging {

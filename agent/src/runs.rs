@@ -13,6 +13,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use deploy::audience::Audience;
 use deploy::log::RunLog;
 use deploy::ports::Clock;
 use deploy::ports::Journal;
@@ -38,6 +39,7 @@ use self::table::Live;
 pub use self::table::Run;
 use self::table::Table;
 use crate::clock;
+use crate::config::RunLimits;
 use crate::journal::Begun;
 use crate::journal::DiskJournal;
 use crate::journal::Fault;
@@ -56,8 +58,12 @@ pub struct RunTools {
     pub log: Arc<RunLog>,
     /// Its own journal.
     pub journal: Arc<dyn Journal>,
-    /// Cancels it.
+    /// Cancels its way forward; a child of `end`.
     pub stop: CancellationToken,
+    /// Cancels all of it.
+    pub end: CancellationToken,
+    /// Who follows it.
+    pub audience: Audience,
 }
 
 /// The work of a run: the engine with a permit, or what a test puts in its place.
@@ -128,18 +134,18 @@ struct Inner {
     lifecycle: Lifecycle,
     metrics: Arc<Metrics>,
     tracker: TaskTracker,
-    limit: usize,
+    limits: RunLimits,
 }
 
 impl Runs {
-    /// Makes an empty table over a recovered journal; at most `limit` runs are on at a time.
+    /// Makes an empty table over a recovered journal.
     #[must_use]
     pub fn new(
         journal: DiskJournal,
         clock: Arc<dyn Clock>,
         lifecycle: Lifecycle,
         metrics: Arc<Metrics>,
-        limit: usize,
+        limits: RunLimits,
     ) -> Self {
         let inner = Inner {
             table: Table::default(),
@@ -148,7 +154,7 @@ impl Runs {
             lifecycle,
             metrics,
             tracker: TaskTracker::new(),
-            limit,
+            limits,
         };
         Self {
             inner: Arc::new(inner),
@@ -189,8 +195,9 @@ impl Runs {
         let owner = submission.owner.clone();
         let live = Live::new(&owner, report.clone(), Arc::clone(&inner.clock));
         // In the table before the key is taken: who finds the key finds the run.
-        if !inner.table.insert(&id, live.clone(), inner.limit) {
-            return Err(SubmitError::Full { limit: inner.limit });
+        let limit = inner.limits.runs;
+        if !inner.table.insert(&id, live.clone(), limit) {
+            return Err(SubmitError::Full { limit });
         }
         let run = NewRun {
             owner: submission.owner,
@@ -237,7 +244,9 @@ impl Runs {
                 journal: self.inner.journal.of_run(id.clone()),
                 planned: live.planned(),
             }),
-            stop: live.stop(),
+            stop: live.stop().child_token(),
+            end: live.stop(),
+            audience: live.seats().audience(self.inner.limits.disconnect_grace),
         };
         self.inner.metrics.run_started();
         let span = run_span(&id);

@@ -283,6 +283,8 @@ impl Intake {
                     log: &run.log,
                     key: &key,
                     stop: run.stop,
+                    end: run.end,
+                    audience: &run.audience,
                     agent: &agent,
                     home: home.as_ref(),
                 };

@@ -111,6 +111,8 @@ impl Intake {
             log: &run.log,
             key: &self.key,
             stop: run.stop,
+            end: run.end,
+            audience: &run.audience,
             agent: &self.agent,
             home: self.home.as_ref(),
         };

@@ -17,10 +17,11 @@ const CLIENT: [&str; 3] = [
 ];
 
 /// Variables without prefix, in lower case, and the keys that they set.
-const KEYS: [(&str, &str); 37] = [
+const KEYS: [(&str, &str); 38] = [
     ("policy", "policy"),
     ("state_dir", "state_dir"),
     ("drain_timeout", "drain_timeout"),
+    ("disconnect_grace", "disconnect_grace"),
     ("log_format", "log.format"),
     ("log_level", "log.level"),
     ("socket_jobs", "socket.jobs"),

@@ -59,6 +59,24 @@ impl Default for HttpLimits {
     }
 }
 
+/// Bounds of runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RunLimits {
+    /// So many are on at a time at most.
+    pub runs: usize,
+    /// How long nobody may follow a run whose spec says what it then becomes.
+    pub disconnect_grace: Duration,
+}
+
+impl Default for RunLimits {
+    fn default() -> Self {
+        Self {
+            runs: 64,
+            disconnect_grace: 15 * SECOND,
+        }
+    }
+}
+
 /// Who signs id_tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Issuer {

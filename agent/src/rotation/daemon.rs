@@ -408,6 +408,8 @@ fn work(
                 log: &run.log,
                 key: &tools.key,
                 stop: run.stop,
+                end: run.end,
+                audience: &run.audience,
                 agent: &tools.agent,
                 home: Some(&tools.home),
             };

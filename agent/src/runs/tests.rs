@@ -21,7 +21,10 @@ fn bench(limit: usize) -> Bench {
         Arc::new(SystemClock),
         lifecycle.clone(),
         Arc::default(),
-        limit,
+        RunLimits {
+            runs: limit,
+            disconnect_grace: Duration::from_secs(15),
+        },
     );
     Bench {
         runs,

@@ -1,7 +1,7 @@
 //! Going back: a recorded revision becomes what is wanted, through the same plan, check, apply, watch.
 //!
-//! Called by [`super`] for `POST /v1/rollbacks` ([`complete`]) and after a failure where the spec says
-//! `on_failure: rollback` ([`put_back`]). Secrets stay as they are: their values are in no revision.
+//! Called by [`super`] for `POST /v1/rollbacks` ([`complete`]), and where the spec says `on_failure: rollback`
+//! or `on_disconnect: rollback` ([`put_back`]). Secrets stay as they are: their values are in no revision.
 
 use std::collections::BTreeSet;
 
@@ -175,7 +175,8 @@ pub(super) async fn put_back(
     let mut newest_first = course.past.revisions.iter().rev();
     let Some(revision) = newest_first.find(|one| one.can_come_back()) else {
         let why = "; no earlier revision is recorded to go back to";
-        return told(failed, Status::Failed, why);
+        let status = failed.status;
+        return told(failed, status, why);
     };
     tools.log.start(
         Stage::Apply,

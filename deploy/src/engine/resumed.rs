@@ -21,6 +21,7 @@ use super::book;
 use super::book::App;
 use super::course;
 use super::course::Course;
+use super::leaving;
 use super::line;
 use super::make_plan;
 use super::scene;
@@ -77,9 +78,11 @@ pub async fn resume(
         url: brief.url.clone(),
         ..Told::default()
     };
+    let on_disconnect = permit.request().spec.rollout.on_disconnect;
     // Boxed for its size.
-    let verdict = go_on(permit, brief, progress, &tools, &patience, &mut told).boxed();
-    let verdict = verdict.await;
+    let work = go_on(permit, brief, progress, &tools, &patience, &mut told).boxed();
+    let verdict = leaving::attended(work, on_disconnect, &tools).await;
+    let verdict = leaving::explained(verdict, &tools);
     told::tell_landing(&told, tools.log);
     told::tell(&verdict, &[], tools.log);
     let report = told::finish(began, verdict, told, &tools);
@@ -96,7 +99,7 @@ async fn go_on(
     told: &mut Told,
 ) -> Verdict {
     if !brief.writes {
-        let reins = Reins::loose(&tools.stop);
+        let reins = Reins::loose(tools.stops());
         let work = carry_on(permit, brief, progress, reins, tools, patience, told);
         // Boxed for its size.
         return work.boxed().await;

@@ -1,7 +1,5 @@
 //! Runs that are cut at every moment of every write, and go on as after a restart of the agent.
 
-use std::time::Duration;
-
 use super::*;
 use crate::ports::CommitId;
 use crate::resume::Progress;
@@ -62,7 +60,9 @@ impl Stage {
             ports: &ports,
             log: &self.log,
             key: &self.fakes.key,
-            stop: self.stop.clone(),
+            stop: self.stop.child_token(),
+            end: self.stop.clone(),
+            audience: &self.seats.audience(GRACE),
             agent: "host-a",
             home: None,
         };
