@@ -35,6 +35,7 @@ mod kept;
 mod output;
 mod feedback;
 mod session;
+mod cancel;
 mod secrets;
 mod commands;
 
