@@ -276,7 +276,8 @@ async fn restore(
     tools.log.end_stage(Stage::Apply);
     let applied = applied.map_err(|failure| report::of_apply(&failure))?;
     let mut verdict = judge(earlier.permit(), &applied, reins, tools, patience).await;
-    if verdict.status == Status::Succeeded {
+    // What a former process made and what it found is not known any more.
+    if verdict.status == Status::Succeeded && !course.resumed {
         let only_failed = Past {
             members: made_by(plan),
             ..Past::default()

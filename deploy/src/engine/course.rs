@@ -249,14 +249,27 @@ async fn settle(
     } else if verdict.status == Status::Succeeded {
         charts::mark_ready(plan, tools, patience).await;
     }
+    close(course, verdict, objects, &gone, tools, patience, told).await
+}
+
+/// Notes how the run ended.
+async fn close(
+    course: &mut Course<'_>,
+    mut verdict: Verdict,
+    objects: &[AppliedObject],
+    gone: &BTreeSet<ObjectId>,
+    tools: &Tools<'_>,
+    patience: &Patience<'_>,
+    told: &mut Told,
+) -> Verdict {
     let after = After {
         applied: objects,
         leftovers: course.leftovers,
-        gone: &gone,
+        gone,
         pieces: course.pieces.take(),
     };
     told.revision = book::close(
-        plan,
+        course.plan,
         course.app,
         &mut course.past,
         after,
@@ -266,6 +279,27 @@ async fn settle(
     )
     .await;
     verdict
+}
+
+/// Goes on with a way back that a former process had begun, and closes the run.
+pub(super) async fn back_on(
+    course: &mut Course<'_>,
+    failed: Verdict,
+    tools: &Tools<'_>,
+    patience: &Patience<'_>,
+    told: &mut Told,
+) -> Verdict {
+    let verdict = go_back(course, failed, &[], tools, patience).await;
+    close(
+        course,
+        verdict,
+        &[],
+        &BTreeSet::new(),
+        tools,
+        patience,
+        told,
+    )
+    .await
 }
 
 /// Goes back to what worked before, each kind of deploy in its own way.
@@ -283,6 +317,13 @@ async fn go_back(
     };
     course.reins = course.reins.way_back();
     let spec = &course.plan.permit().request().spec;
+    if spec.flux.is_none()
+        && let Err(error) = tools.ports.journal.append(Entry::Returning).await
+    {
+        let problem = report::of_journal(&error);
+        let what = format!("; nothing is put back: {}", problem.detail);
+        return back::told(failed, Status::RollbackFailed, &what);
+    }
     // Boxed for their size.
     match (&spec.helm, &spec.flux) {
         (Some(helm), _) => {

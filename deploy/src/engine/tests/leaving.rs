@@ -217,6 +217,33 @@ async fn a_way_back_is_not_cut_when_the_followers_leave() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_way_back_that_is_cut_by_a_restart_is_gone_to_its_end() {
+    let stage = stage().await;
+    let spec = spec(", on_disconnect: rollback");
+    let web = web("2");
+    let began = stage.run(&spec, &web, Mode::DryRun).await;
+    stage.fakes.journal.clear();
+    // No controller: what comes back is not ready while this process lives.
+    let work = stage.run(&spec, &web, Mode::Deploy);
+    let ended = tokio::time::timeout(Duration::from_secs(20), work).await;
+    assert!(ended.is_err(), "{ended:?}");
+    assert_eq!(image(&stage), "registry.example.com/web:1");
+    let report = tokio::select! {
+        report = stage.go_on(&began) => report.expect("it has a brief"),
+        () = play(&stage) => panic!("the controller ended"),
+    };
+    assert_eq!(report.status, Status::RolledBack, "{report:?}");
+    assert!(
+        report.message.ends_with(
+            "it was on its way back to what worked before; revision 1 is back and ready"
+        ),
+        "{}",
+        report.message
+    );
+    assert_eq!(image(&stage), "registry.example.com/web:1");
+}
+
+#[tokio::test(start_paused = true)]
 async fn through_flux_the_commit_is_taken_back() {
     let stage = flux::stage();
     let spec = flux::SPEC.replace("on_failure: revert", "on_disconnect: rollback");

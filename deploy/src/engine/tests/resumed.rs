@@ -21,6 +21,13 @@ fn cut(stage: &Stage) -> Option<(Brief, Progress)> {
     let mut progress = Progress::Planned;
     for entry in stage.fakes.journal.entries() {
         progress = match (entry, progress) {
+            (_, Progress::Returning { fence }) => Progress::Returning { fence },
+            (
+                Entry::Returning,
+                Progress::Writing { fence }
+                | Progress::Supplied { fence }
+                | Progress::Applied { fence, .. },
+            ) => Progress::Returning { fence },
             (Entry::Planned { brief: kept }, before) => {
                 brief = Brief::read(kept);
                 before
