@@ -47,6 +47,7 @@ pub use self::error::StartError;
 pub use self::keep::Keep;
 use crate::config::Config;
 use crate::config::Environment;
+use crate::gitlab::Statuses;
 use crate::http::Identity;
 use crate::http::Site;
 use crate::http::brain::Brain;
@@ -123,6 +124,8 @@ pub struct Parts {
     pub probes: Vec<Probe>,
     /// What goes on in the background for the parts.
     pub chores: Vec<Chore>,
+    /// Tells GitLab about runs; unset: nobody does.
+    pub statuses: Option<Arc<Statuses>>,
 }
 
 /// Reads configuration and policy.
@@ -194,6 +197,7 @@ impl Bound {
             identity,
             probes,
             chores,
+            statuses,
         } = parts;
         let hash = policy.hash().to_owned();
         let policy = Arc::new(policy);
@@ -224,6 +228,7 @@ impl Bound {
             limits: config.limits.bundle,
             agent: host(),
             home,
+            statuses,
         };
         let brain = intake.brain(identify);
         let bound = Self::with_brain(
@@ -366,6 +371,7 @@ impl Bound {
         };
         site.lifecycle.stop();
         supervisor.finish(CLOSE_TIME).await;
+        site.runs.announced().await;
         let left = site.runs.active();
         tracing::info!(?ending, cut = ?left, "ended");
         ending

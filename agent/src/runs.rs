@@ -40,6 +40,7 @@ pub use self::table::Run;
 use self::table::Table;
 use crate::clock;
 use crate::config::RunLimits;
+use crate::gitlab::Herald;
 use crate::journal::Begun;
 use crate::journal::DiskJournal;
 use crate::journal::Fault;
@@ -49,6 +50,9 @@ use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::telemetry::Chain;
 use crate::telemetry::run_span;
+
+/// How long the end of the process waits until GitLab is told of the last runs.
+const HERALDS: Duration = Duration::from_secs(5);
 
 /// What a run's work gets.
 pub struct RunTools {
@@ -87,6 +91,8 @@ pub struct Submission {
     pub digest: [u8; 32],
     /// What to do.
     pub work: Work,
+    /// Tells GitLab about it; unset: nobody does.
+    pub herald: Option<Herald>,
 }
 
 /// What became of a submission.
@@ -134,6 +140,7 @@ struct Inner {
     lifecycle: Lifecycle,
     metrics: Arc<Metrics>,
     tracker: TaskTracker,
+    heralds: TaskTracker,
     limits: RunLimits,
 }
 
@@ -154,6 +161,7 @@ impl Runs {
             lifecycle,
             metrics,
             tracker: TaskTracker::new(),
+            heralds: TaskTracker::new(),
             limits,
         };
         Self {
@@ -214,17 +222,19 @@ impl Runs {
             Begun::OtherBody => return Err(SubmitError::OtherBody),
             Begun::Same(id) => return self.same(&owner, id).await,
         }
+        self.announce(&live, submission.herald);
         self.start(live, submission.work);
         Ok(Submitted::New(id))
     }
 
     /// Goes on with a run that a former process left, under its own id.
-    pub fn adopt(&self, record: RunRecord, restarts: u64, work: Work) {
+    pub fn adopt(&self, record: RunRecord, restarts: u64, (work, herald): (Work, Option<Herald>)) {
         let RunRecord { owner, report } = record;
         let id = report.id.clone();
         let live = Live::again(&owner, report, restarts, Arc::clone(&self.inner.clock));
         // It was admitted once; the limit is for new ones.
         self.inner.table.insert(&id, live.clone(), usize::MAX);
+        self.announce(&live, herald);
         self.start(live, work);
     }
 
@@ -233,6 +243,25 @@ impl Runs {
         // A key whose run is gone can only be one that was just taken: it is about to begin.
         let status = run.map_or(Status::Running, |run| run.report().status);
         Ok(Submitted::Same(id, status))
+    }
+
+    /// Lets GitLab be told; nothing of the run waits for it.
+    fn announce(&self, live: &Live, herald: Option<Herald>) {
+        if let Some(herald) = herald {
+            let follow = herald(live.reports(), self.inner.lifecycle.stopped());
+            drop(self.inner.heralds.spawn(follow));
+        }
+    }
+
+    /// Waits, for a while, until GitLab is told of the runs that are over.
+    pub async fn announced(&self) {
+        self.inner.heralds.close();
+        if tokio::time::timeout(HERALDS, self.inner.heralds.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!("GitLab is not told of every run that ended");
+        }
     }
 
     fn start(&self, live: Live, work: Work) {

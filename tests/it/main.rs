@@ -43,5 +43,6 @@ mod rollouts;
 mod rotation;
 mod samples;
 mod stand;
+mod statuses;
 mod tidy;
 mod tokens;

@@ -96,6 +96,17 @@ pub struct Issuer {
     pub ca_file: Option<PathBuf>,
 }
 
+/// GitLab's interface, for commit statuses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GitLabApi {
+    /// Where GitLab is.
+    pub url: String,
+    /// Holds the token.
+    pub token_file: PathBuf,
+    /// Its CA; unset is the system's.
+    pub ca_file: Option<PathBuf>,
+}
+
 /// Vault or OpenBao.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Vault {

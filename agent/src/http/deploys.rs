@@ -170,6 +170,7 @@ pub(super) async fn enter(
         key,
         digest,
         work: prepared.work,
+        herald: prepared.herald,
     };
     Ok(accepted(site.runs.submit(submission).await?))
 }

@@ -136,6 +136,10 @@ impl Live {
         Arc::clone(&self.report.borrow())
     }
 
+    pub(super) fn reports(&self) -> watch::Receiver<Arc<Report>> {
+        self.report.subscribe()
+    }
+
     pub(super) fn log(&self) -> Arc<RunLog> {
         Arc::clone(&self.log)
     }

@@ -45,6 +45,7 @@ fn submission(key: Option<&str>, digest: u8, work: Work) -> Submission {
         key: key.map(str::to_owned),
         digest: [digest; 32],
         work,
+        herald: None,
     }
 }
 
