@@ -12,6 +12,7 @@ mod conflicts;
 mod contract;
 mod deploy;
 mod desk;
+mod disconnects;
 mod doctor;
 mod ends;
 mod examples;
