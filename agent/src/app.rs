@@ -49,6 +49,7 @@ pub use self::error::StartError;
 pub use self::keep::Keep;
 use crate::config::Config;
 use crate::config::Environment;
+use crate::gitlab::Statuses;
 use crate::http::Identity;
 use crate::http::Site;
 use crate::http::brain::Brain;
@@ -127,6 +128,8 @@ pub struct Parts {
     pub probes: Vec<Probe>,
     /// What goes on in the background for the parts.
     pub chores: Vec<Chore>,
+    /// Tells GitLab about runs; unset: nobody does.
+    pub statuses: Option<Arc<Statuses>>,
 }
 
 /// Reads configuration and policy.
@@ -199,6 +202,7 @@ impl Bound {
             identity,
             probes,
             chores,
+            statuses,
         } = parts;
         let hash = policy.hash().to_owned();
         let policy = Arc::new(policy);
@@ -231,6 +235,7 @@ impl Bound {
             limits: config.limits.bundle,
             agent: host(),
             home,
+            statuses,
         };
         let brain = intake.brain(identify);
         let bound = Self::with_brain(
@@ -373,6 +378,7 @@ impl Bound {
         };
         site.lifecycle.stop();
         supervisor.finish(CLOSE_TIME).await;
+        site.runs.announced().await;
         let left = site.runs.active();
         tracing::info!(?ending, cut = ?left, "ended");
         ending

@@ -14,6 +14,7 @@ mod members;
 mod token;
 mod vault_token;
 
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -191,6 +192,22 @@ pub struct VaultTrust {
     pub lookup: TokenLookup,
     /// The auth mounts whose metadata is believed, such as `auth/jwt/`.
     pub trusted_mounts: Vec<String>,
+}
+
+/// Makes a client for a server beside the issuer: bounded, no redirects, plain HTTP on loopback alone.
+///
+/// # Errors
+/// The address or the CA is not usable.
+pub(crate) fn http_client(
+    address: &str,
+    ca_file: Option<&Path>,
+) -> Result<(reqwest::Url, reqwest::Client), AuthSetupError> {
+    let url = fetch::allowed(address).map_err(|problem| AuthSetupError {
+        key: "url",
+        problem: problem.to_owned(),
+    })?;
+    let client = fetch::client(&url, ca_file)?;
+    Ok((url, client))
 }
 
 /// Why the settings give no authenticator.

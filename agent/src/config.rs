@@ -28,12 +28,14 @@ use self::reader::Reader;
 pub use self::reader::digits;
 pub use self::reader::duration;
 pub use self::sections::Cluster;
+pub use self::sections::GitLabApi;
 pub use self::sections::GitPrograms;
 pub use self::sections::HttpLimits;
 pub use self::sections::Issuer;
 pub use self::sections::RegistryAddresses;
 pub use self::sections::Render;
 pub use self::sections::Rotation;
+pub use self::sections::RunLimits;
 pub use self::sections::Sockets;
 pub use self::sections::Vault;
 use crate::telemetry::Format;
@@ -58,10 +60,12 @@ pub struct Config {
     pub socket: Sockets,
     /// Sizes and times at the sockets.
     pub limits: HttpLimits,
-    /// At most so many runs are on at a time.
-    pub runs: usize,
+    /// How many runs are on at a time, and how long nobody may follow one.
+    pub runs: RunLimits,
     /// Who signs id_tokens.
     pub issuer: Issuer,
+    /// GitLab's interface for commit statuses; unset: none are posted.
+    pub gitlab: Option<GitLabApi>,
     /// Vault or OpenBao.
     pub vault: Vault,
     /// Programs that render.
@@ -125,8 +129,9 @@ fn read(reader: &mut Reader) -> Option<Config> {
     let log = logging(reader);
     let socket = sockets(reader);
     let limits = limits(reader);
-    let runs = reader.count("limits.runs", 64, 1..=10_000);
+    let runs = run_limits(reader);
     let issuer = issuer(reader);
+    let gitlab = gitlab(reader, issuer.as_ref());
     let vault = vault(reader);
     let render = Render {
         helm: reader.path("render.helm"),
@@ -154,6 +159,7 @@ fn read(reader: &mut Reader) -> Option<Config> {
         limits,
         runs,
         issuer: issuer?,
+        gitlab: gitlab?,
         vault: vault?,
         render,
         git,
@@ -161,6 +167,18 @@ fn read(reader: &mut Reader) -> Option<Config> {
         rotation,
         clusters: clusters?,
     })
+}
+
+fn run_limits(reader: &mut Reader) -> RunLimits {
+    let default = RunLimits::default();
+    RunLimits {
+        runs: reader.count("limits.runs", default.runs, 1..=10_000),
+        disconnect_grace: reader.duration(
+            "disconnect_grace",
+            default.disconnect_grace,
+            SECOND..=HOUR,
+        ),
+    }
 }
 
 fn logging(reader: &mut Reader) -> Logging {
@@ -245,18 +263,41 @@ fn limits(reader: &mut Reader) -> HttpLimits {
     }
 }
 
+const URL: &str = "a URL such as https://vault.example.com, without user and query";
+
 /// Checks that a text is the URL of a server; `http` is for servers beside the agent and tests.
 fn url(reader: &mut Reader, key: &str) -> Option<String> {
-    let expected = "a URL such as https://vault.example.com, without user and query";
-    let got = reader.take(key, expected, |value| {
+    let got = optional_url(reader, key);
+    reader.require(key, URL, got)
+}
+
+fn optional_url(reader: &mut Reader, key: &str) -> Option<String> {
+    reader.take(key, URL, |value| {
         let text = value.as_str()?;
         let uri: http::Uri = text.parse().ok()?;
         let scheme = matches!(uri.scheme_str(), Some("https" | "http"));
         let host = uri.host().is_some_and(|host| !host.is_empty());
         let plain = !text.contains(['@', '?', '#']) && !text.contains(char::is_whitespace);
         (scheme && host && plain).then(|| text.to_owned())
-    });
-    reader.require(key, expected, got)
+    })
+}
+
+/// Reads `[gitlab]`: `Some(None)` where it has no key, `None` where it is not usable.
+fn gitlab(reader: &mut Reader, issuer: Option<&Issuer>) -> Option<Option<GitLabApi>> {
+    let url = optional_url(reader, "gitlab.url");
+    let token_file = reader.path("gitlab.token_file");
+    let ca_file = reader.path("gitlab.ca_file");
+    if url.is_none() && token_file.is_none() && ca_file.is_none() {
+        return Some(None);
+    }
+    let expected = "the absolute path of a file with an access token of GitLab";
+    let token_file = reader.require("gitlab.token_file", expected, token_file);
+    Some(Some(GitLabApi {
+        // Without an issuer nothing is configured at all.
+        ca_file: ca_file.or_else(|| issuer.filter(|_| url.is_none())?.ca_file.clone()),
+        url: url.or_else(|| issuer.map(|issuer| issuer.url.clone()))?,
+        token_file: token_file?,
+    }))
 }
 
 fn issuer(reader: &mut Reader) -> Option<Issuer> {

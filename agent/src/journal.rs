@@ -305,6 +305,7 @@ impl DiskJournal {
                 | Entry::Applying { .. }
                 | Entry::Supplied
                 | Entry::Applied { .. }
+                | Entry::Returning
                 | Entry::LeaseRevoked { .. } => {}
             }
             {

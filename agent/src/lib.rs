@@ -69,7 +69,7 @@
 //! * ports of the brain: [`vault`] (and in its folder `identity` the agent's own login), [`cluster`],
 //!   [`registries`] (images; charts are fetched with its requests), [`render`] (Helm and kustomize) and
 //!   [`git`], which run programs as confined children ([`child`]), [`journal`];
-//! * the way in: [`auth`], [`http`], [`runs`];
+//! * the way in: [`auth`], [`http`], [`runs`]; the way back to GitLab: [`gitlab`], which posts commit statuses;
 //! * the daemon: [`rotation`], with the desk at which `http` asks about Secrets that are kept fresh;
 //! * [`app`] puts all of it together.
 //!
@@ -88,9 +88,9 @@
 //!    no write without a [`deploy::plan::Plan`], no verdict without [`deploy::apply::Applied`].
 //! 2. Objects are decided on after parsing, and the very same objects are applied.
 //! 3. Secret values have one type, [`deploy::secret::Secret`], revealed in [`vault`], [`cluster`],
-//!    [`registries`] and [`git`], which send it, in [`auth`], which verifies a token, and where a job gets a
-//!    value that its rule exposes (`app::values`); everything else that leaves towards the job passes
-//!    [`deploy::redact`].
+//!    [`registries`] and [`git`], which send it, in [`gitlab`], which sends the agent's own, in [`auth`], which
+//!    verifies a token, and where a job gets a value that its rule exposes (`app::values`); everything else
+//!    that leaves towards the job passes [`deploy::redact`].
 //! 4. Every outgoing call is bounded. A timed-out write is unknown: look first, then decide.
 //! 5. A run outlives its connection and is never dropped half way: it is cancelled between writes.
 //! 6. Before a run writes, the journal says so; after a kill the run goes on, or tells how far it came.
@@ -140,6 +140,7 @@ pub mod child;
 pub mod render;
 pub mod git;
 pub mod auth;
+pub mod gitlab;
 pub mod runs;
 pub mod rotation;
 pub mod http;

@@ -13,6 +13,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use deploy::audience::Audience;
 use deploy::log::RunLog;
 use deploy::ports::Clock;
 use deploy::ports::Journal;
@@ -38,6 +39,8 @@ use self::table::Live;
 pub use self::table::Run;
 use self::table::Table;
 use crate::clock;
+use crate::config::RunLimits;
+use crate::gitlab::Herald;
 use crate::journal::Begun;
 use crate::journal::DiskJournal;
 use crate::journal::Fault;
@@ -48,6 +51,9 @@ use crate::metrics::Metrics;
 use crate::telemetry::Chain;
 use crate::telemetry::run_span;
 
+/// How long the end of the process waits until GitLab is told of the last runs.
+const HERALDS: Duration = Duration::from_secs(5);
+
 /// What a run's work gets.
 pub struct RunTools {
     /// The run.
@@ -56,8 +62,12 @@ pub struct RunTools {
     pub log: Arc<RunLog>,
     /// Its own journal.
     pub journal: Arc<dyn Journal>,
-    /// Cancels it.
+    /// Cancels its way forward; a child of `end`.
     pub stop: CancellationToken,
+    /// Cancels all of it.
+    pub end: CancellationToken,
+    /// Who follows it.
+    pub audience: Audience,
 }
 
 /// The work of a run: the engine with a permit, or what a test puts in its place.
@@ -81,6 +91,8 @@ pub struct Submission {
     pub digest: [u8; 32],
     /// What to do.
     pub work: Work,
+    /// Tells GitLab about it; unset: nobody does.
+    pub herald: Option<Herald>,
 }
 
 /// What became of a submission.
@@ -128,18 +140,19 @@ struct Inner {
     lifecycle: Lifecycle,
     metrics: Arc<Metrics>,
     tracker: TaskTracker,
-    limit: usize,
+    heralds: TaskTracker,
+    limits: RunLimits,
 }
 
 impl Runs {
-    /// Makes an empty table over a recovered journal; at most `limit` runs are on at a time.
+    /// Makes an empty table over a recovered journal.
     #[must_use]
     pub fn new(
         journal: DiskJournal,
         clock: Arc<dyn Clock>,
         lifecycle: Lifecycle,
         metrics: Arc<Metrics>,
-        limit: usize,
+        limits: RunLimits,
     ) -> Self {
         let inner = Inner {
             table: Table::default(),
@@ -148,7 +161,8 @@ impl Runs {
             lifecycle,
             metrics,
             tracker: TaskTracker::new(),
-            limit,
+            heralds: TaskTracker::new(),
+            limits,
         };
         Self {
             inner: Arc::new(inner),
@@ -189,8 +203,9 @@ impl Runs {
         let owner = submission.owner.clone();
         let live = Live::new(&owner, report.clone(), Arc::clone(&inner.clock));
         // In the table before the key is taken: who finds the key finds the run.
-        if !inner.table.insert(&id, live.clone(), inner.limit) {
-            return Err(SubmitError::Full { limit: inner.limit });
+        let limit = inner.limits.runs;
+        if !inner.table.insert(&id, live.clone(), limit) {
+            return Err(SubmitError::Full { limit });
         }
         let run = NewRun {
             owner: submission.owner,
@@ -207,17 +222,19 @@ impl Runs {
             Begun::OtherBody => return Err(SubmitError::OtherBody),
             Begun::Same(id) => return self.same(&owner, id).await,
         }
+        self.announce(&live, submission.herald);
         self.start(live, submission.work);
         Ok(Submitted::New(id))
     }
 
     /// Goes on with a run that a former process left, under its own id.
-    pub fn adopt(&self, record: RunRecord, restarts: u64, work: Work) {
+    pub fn adopt(&self, record: RunRecord, restarts: u64, (work, herald): (Work, Option<Herald>)) {
         let RunRecord { owner, report } = record;
         let id = report.id.clone();
         let live = Live::again(&owner, report, restarts, Arc::clone(&self.inner.clock));
         // It was admitted once; the limit is for new ones.
         self.inner.table.insert(&id, live.clone(), usize::MAX);
+        self.announce(&live, herald);
         self.start(live, work);
     }
 
@@ -226,6 +243,25 @@ impl Runs {
         // A key whose run is gone can only be one that was just taken: it is about to begin.
         let status = run.map_or(Status::Running, |run| run.report().status);
         Ok(Submitted::Same(id, status))
+    }
+
+    /// Lets GitLab be told; nothing of the run waits for it.
+    fn announce(&self, live: &Live, herald: Option<Herald>) {
+        if let Some(herald) = herald {
+            let follow = herald(live.reports(), self.inner.lifecycle.stopped());
+            drop(self.inner.heralds.spawn(follow));
+        }
+    }
+
+    /// Waits, for a while, until GitLab is told of the runs that are over.
+    pub async fn announced(&self) {
+        self.inner.heralds.close();
+        if tokio::time::timeout(HERALDS, self.inner.heralds.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!("GitLab is not told of every run that ended");
+        }
     }
 
     fn start(&self, live: Live, work: Work) {
@@ -237,7 +273,9 @@ impl Runs {
                 journal: self.inner.journal.of_run(id.clone()),
                 planned: live.planned(),
             }),
-            stop: live.stop(),
+            stop: live.stop().child_token(),
+            end: live.stop(),
+            audience: live.seats().audience(self.inner.limits.disconnect_grace),
         };
         self.inner.metrics.run_started();
         let span = run_span(&id);

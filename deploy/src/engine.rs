@@ -5,7 +5,8 @@
 //! Secret are revoked, the run's own Vault token is ended unless credentials live by it, and the log
 //! ends with the verdict. [`scene`] looks around, [`course`] writes and judges, [`back`] goes back,
 //! [`book`] keeps the history, [`charts`] is what differs for a release of Helm, [`flux`] for a
-//! deploy through Flux, [`images`] finds images in their registries, [`landing`] tells images and the address, [`told`] says what
+//! deploy through Flux, [`images`] finds images in their registries, [`leaving`] says what a run without
+//! followers becomes, [`landing`] tells images and the address, [`told`] says what
 //! happens, [`values`] cares for the secret values.
 
 mod back;
@@ -15,6 +16,7 @@ mod course;
 mod flux;
 mod images;
 mod landing;
+mod leaving;
 mod resumed;
 mod rotation;
 mod scene;
@@ -43,6 +45,7 @@ use self::flux::Fleet;
 use self::scene::Asked;
 use self::scene::Scene;
 use crate::apply;
+use crate::audience::Audience;
 use crate::authorize::Permit;
 use crate::backoff::Patience;
 use crate::check;
@@ -53,6 +56,7 @@ use crate::lock::Line;
 use crate::lock::Locks;
 use crate::lock::Reins;
 use crate::lock::Sight;
+use crate::lock::Stops;
 use crate::lock::Subject;
 use crate::log::RunLog;
 use crate::object::ObjectId;
@@ -90,12 +94,35 @@ pub struct Tools<'a> {
     pub log: &'a RunLog,
     /// The agent's key for fingerprints.
     pub key: &'a FingerprintKey,
-    /// Cancels the run.
+    /// Cancels the run; a child of `end`.
     pub stop: CancellationToken,
+    /// Cancels the run and, once it goes back to what worked before, that too.
+    pub end: CancellationToken,
+    /// Who follows the run.
+    pub audience: &'a Audience,
     /// The name of this agent, for those who find the app locked.
     pub agent: &'a str,
     /// Where the agents note which Secrets they keep fresh; unset where this one keeps none.
     pub home: Option<&'a Home>,
+}
+
+impl Tools<'_> {
+    /// Returns what a way back gets, which goes on where only the way forward was told to stop.
+    fn way_back(&self) -> Self {
+        Self {
+            id: self.id.clone(),
+            stop: self.end.clone(),
+            end: self.end.clone(),
+            ..*self
+        }
+    }
+
+    fn stops(&self) -> Stops<'_> {
+        Stops {
+            forward: &self.stop,
+            all: &self.end,
+        }
+    }
 }
 
 /// What is told about a run beside its verdict.
@@ -139,9 +166,10 @@ pub async fn promote(
     };
     told::introduce(&permit, tools.log);
     let mut told = Told::default();
+    let on_disconnect = permit.request().spec.rollout.on_disconnect;
     // Boxed for its size.
     let executed = execute(permit, (login, elsewhere), &tools, &patience, &mut told).boxed();
-    let verdict = match executed.await {
+    let verdict = match leaving::attended(executed, on_disconnect, &tools).await {
         Ok(verdict) => verdict,
         // Any stage that was cut short by the stop token ends as what it is.
         Err(_) if tools.stop.is_cancelled() => Verdict::problem(Problem::new(
@@ -150,6 +178,7 @@ pub async fn promote(
         )),
         Err(problem) => Verdict::problem(problem),
     };
+    let verdict = leaving::explained(verdict, &tools);
     let planned: &[_] = match report.mode {
         Mode::DryRun => &told.steps,
         Mode::Deploy | Mode::Rollback | Mode::Rotation => &[],
@@ -275,7 +304,7 @@ async fn alone(
             past,
             leftovers: &leftovers,
             resumed: false,
-            reins: Reins::loose(&tools.stop),
+            reins: Reins::loose(tools.stops()),
             pieces: None,
             fleet: fleet.as_deref_mut(),
         };
@@ -382,7 +411,7 @@ fn app(permit: &Permit) -> Subject {
 fn gate<'a>(permit: &Permit, subject: Subject, tools: &Tools<'a>) -> Gate<'a> {
     let me = Holder::of(&tools.id, permit.principal(), tools.agent);
     let place = (permit.namespace().as_str(), subject);
-    Gate::new(place, me, permit.actor(), tools.ports, &tools.stop)
+    Gate::new(place, me, permit.actor(), tools.ports, tools.stops())
 }
 
 /// Reads what is there and makes a plan.

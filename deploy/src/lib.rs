@@ -22,6 +22,7 @@
 //! * who owns which field: [`managers`], [`owned`] (proves that nothing would change) and [`terms`];
 //!   `kinds` and `lists` know what is fixed about the kinds of Kubernetes;
 //! * how ports are called: [`backoff`] repeats, [`pace`] sets how much is in flight;
+//! * who follows a run: [`audience`];
 //! * Secrets that are kept fresh: [`managed`] is the record on each, [`rotate`] decides what is due,
 //!   [`register`] is where the agents note them;
 //! * what leaves: [`log`], through [`redact`].
@@ -45,6 +46,7 @@ pub mod pace;
 pub mod redact;
 pub mod log;
 pub mod backoff;
+pub mod audience;
 pub mod yaml;
 pub mod bundle;
 pub mod image;

@@ -125,17 +125,75 @@ pub struct Reins {
     pub watching: CancellationToken,
     /// The number of the lock; 0 without one.
     pub fence: u64,
+    /// The same for its way back, which goes on where only the way forward was told to stop.
+    back: Ropes,
+}
+
+/// Those of the way back.
+#[derive(Debug, Clone)]
+struct Ropes {
+    writing: CancellationToken,
+    watching: CancellationToken,
+}
+
+/// What tells a run to stop from outside.
+#[derive(Debug, Clone, Copy)]
+pub struct Stops<'a> {
+    /// Ends its way forward.
+    pub forward: &'a CancellationToken,
+    /// Ends its way back too.
+    pub all: &'a CancellationToken,
 }
 
 impl Reins {
-    /// Those of a run that needs no lock: only `stop` ends it.
+    /// Those of a run that needs no lock: only `stops` end it.
     #[must_use]
-    pub fn loose(stop: &CancellationToken) -> Self {
+    pub fn loose(stops: Stops<'_>) -> Self {
         Self {
-            writing: stop.clone(),
-            watching: stop.clone(),
+            writing: stops.forward.clone(),
+            watching: stops.forward.clone(),
             fence: 0,
+            back: Ropes {
+                writing: stops.all.clone(),
+                watching: stops.all.clone(),
+            },
         }
+    }
+
+    fn of_lock(stops: Stops<'_>, fence: u64) -> Self {
+        Self {
+            writing: stops.forward.child_token(),
+            watching: stops.forward.child_token(),
+            fence,
+            back: Ropes {
+                writing: stops.all.child_token(),
+                watching: stops.all.child_token(),
+            },
+        }
+    }
+
+    /// Returns those of the way back.
+    #[must_use]
+    pub fn way_back(&self) -> Self {
+        Self {
+            writing: self.back.writing.clone(),
+            watching: self.back.watching.clone(),
+            fence: self.fence,
+            back: self.back.clone(),
+        }
+    }
+
+    /// Stops writing, either way: the lock may be another run's soon.
+    fn doubt(&self) {
+        self.writing.cancel();
+        self.back.writing.cancel();
+    }
+
+    /// Stops everything, either way: the lock is not ours.
+    fn lose(&self) {
+        self.doubt();
+        self.watching.cancel();
+        self.back.watching.cancel();
     }
 }
 
@@ -147,19 +205,20 @@ pub struct Gate<'a> {
     actor: Actor,
     ports: &'a Ports,
     stop: CancellationToken,
+    end: CancellationToken,
     /// The lock of another run, and since when it has not changed.
     watched: Option<(Record, Instant)>,
 }
 
 impl<'a> Gate<'a> {
-    /// Stands before a lock that is in a namespace. `stop` cancels the run.
+    /// Stands before a lock that is in a namespace.
     #[must_use]
     pub fn new(
         (namespace, subject): (&str, Subject),
         me: Holder,
         actor: &Actor,
         ports: &'a Ports,
-        stop: &CancellationToken,
+        stops: Stops<'_>,
     ) -> Self {
         Self {
             id: record::id(namespace, &subject),
@@ -167,8 +226,16 @@ impl<'a> Gate<'a> {
             me,
             actor: actor.clone(),
             ports,
-            stop: stop.clone(),
+            stop: stops.forward.clone(),
+            end: stops.all.clone(),
             watched: None,
+        }
+    }
+
+    fn stops(&self) -> Stops<'_> {
+        Stops {
+            forward: &self.stop,
+            all: &self.end,
         }
     }
 

@@ -145,6 +145,8 @@ pub enum Entry {
         /// As the cluster has them.
         objects: Vec<AppliedObject>,
     },
+    /// The run goes back now: what worked before is about to be put back. Through Flux [`Entry::Pushing`] says it.
+    Returning,
     /// A lease of this run was revoked.
     LeaseRevoked {
         /// The lease.

@@ -88,6 +88,12 @@ pub enum ReleaseError {
         /// The release.
         release: String,
     },
+    /// The newest revision is not of this run.
+    #[error("release {release} was not written by this run")]
+    Untouched {
+        /// The release.
+        release: String,
+    },
     /// The cluster could not be read, or does not let us.
     #[error("reading {what}")]
     Cluster {

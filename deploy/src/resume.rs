@@ -60,6 +60,11 @@ pub enum Progress {
         /// As the cluster had it.
         objects: Vec<AppliedObject>,
     },
+    /// It was on its way back to what worked before.
+    Returning {
+        /// As above.
+        fence: u64,
+    },
     /// Everything is written, and a commit was pushed for Flux or about to be.
     Pushed {
         /// As above.

@@ -288,6 +288,8 @@ pub struct Rollout {
     pub timeout: Duration,
     /// What happens to an app whose rollout failed. Default: it is kept.
     pub on_failure: OnFailure,
+    /// What becomes of a run that nobody follows any more. Default: it goes on.
+    pub on_disconnect: OnDisconnect,
     /// Whether objects of the last revision that are no longer in the bundle are deleted. Default
     /// no.
     pub prune: bool,
@@ -307,6 +309,7 @@ impl Default for Rollout {
         Self {
             timeout: Duration::from_secs(10 * 60),
             on_failure: OnFailure::Keep,
+            on_disconnect: OnDisconnect::Finish,
             prune: false,
             prune_share: 50,
             prune_protected: false,
@@ -335,6 +338,18 @@ pub enum OnFailure {
     Rollback,
     /// The commit is reverted, and Flux is waited for again; for deploys through Flux.
     Revert,
+}
+
+/// What becomes of a run that nobody follows any more, because its job was cancelled or killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnDisconnect {
+    /// It goes on to its verdict.
+    Finish,
+    /// It is cancelled, between two writes.
+    Cancel,
+    /// It is cancelled and the last revision that was deployed is put back and watched; through Flux the
+    /// commit is reverted.
+    Rollback,
 }
 
 /// What a run does that finds another run of the app.

@@ -33,6 +33,7 @@ Examples:
   quaymaster deploy -o json | jq .status    one JSON document, the verdict
   quaymaster promote staging production     the images of staging/ into production/, if they are ready
   quaymaster log --follow r0123...          follow a run that another job started
+  quaymaster cancel --report deploy.json    in after_script: end what 'deploy --report' began, if it is on
   quaymaster history                        the revisions of the project's app
   quaymaster rollback --to 7                put revision 7 back and wait for the verdict
   quaymaster secrets list                   the project's Secrets that are kept fresh
@@ -104,8 +105,8 @@ pub(crate) enum Command {
     Log(LogOf),
     /// Print the verdict of a run; the exit code is the run's
     Result(ResultOf),
-    /// End a run
-    Cancel(Run),
+    /// End a run; in an 'after_script' the one that 'deploy --report FILE' began
+    Cancel(Cancel),
     /// Go back to a recorded revision of an app and wait for the verdict
     Rollback(Rollback),
     /// Show the revisions of an app, newest first; * marks the current one
@@ -154,7 +155,8 @@ pub(crate) struct Deploy {
 /// Files for GitLab.
 #[derive(Debug, Default, Clone, Args)]
 pub(crate) struct Files {
-    /// Write the final report as JSON, also of a run that failed or was refused
+    /// Write the report as JSON: the run's id once it is accepted, in the end the verdict, also of a run that
+    /// failed or was refused
     #[arg(long, value_name = "FILE", conflicts_with = "detach")]
     pub(crate) report: Option<PathBuf>,
     /// Write variables for 'artifacts:reports:dotenv': QUAYMASTER_STATUS, QUAYMASTER_RUN and others
@@ -219,6 +221,10 @@ pub(crate) struct Key {
     /// [default: a fresh one]
     #[arg(long, value_name = "KEY")]
     pub(crate) idempotency_key: Option<String>,
+    /// Go on with the run that an earlier job of the project began with this key, as long as it is on; else
+    /// begin another one. For jobs that are retried: --key "$CI_PIPELINE_ID-$CI_ENVIRONMENT_SLUG"
+    #[arg(long, value_name = "KEY", conflicts_with = "idempotency_key")]
+    pub(crate) key: Option<String>,
 }
 
 /// Commands on one run.
@@ -226,6 +232,18 @@ pub(crate) struct Key {
 pub(crate) struct Run {
     /// The run's id
     pub(crate) run: RunId,
+}
+
+/// `quaymaster cancel`.
+#[derive(Debug, Args)]
+pub(crate) struct Cancel {
+    /// The run's id
+    #[arg(required_unless_present = "report")]
+    pub(crate) run: Option<RunId>,
+    /// The run that is named in the file which 'deploy --report' wrote; without such a file, or when that run
+    /// is over, there is nothing to do and the exit code is 0
+    #[arg(long, value_name = "FILE", conflicts_with = "run")]
+    pub(crate) report: Option<PathBuf>,
 }
 
 /// Which app.

@@ -11,7 +11,6 @@ use proto::error::Code;
 use proto::error::Problem;
 use proto::ids::RunId;
 use proto::report::Action;
-use proto::report::Report;
 use proto::report::RunList;
 use proto::report::Status;
 use proto::report::Version;
@@ -23,11 +22,13 @@ use crate::apps::Place;
 use crate::args::AppOf;
 use crate::args::Command;
 use crate::args::Deploy;
+use crate::args::Files;
 use crate::args::List;
 use crate::args::Plan;
 use crate::args::Promote;
 use crate::args::Rollback;
 use crate::args::Run;
+use crate::cancel;
 use crate::exec;
 use crate::exit::Exit;
 use crate::follow;
@@ -47,8 +48,8 @@ use crate::session::Session;
 use crate::session::ask;
 use crate::session::bundled;
 use crate::session::close;
-use crate::session::idempotency_key;
 use crate::session::interrupted;
+use crate::session::key_of;
 use crate::session::packed;
 use crate::session::stopped;
 use crate::session::submit;
@@ -77,7 +78,7 @@ pub(crate) async fn run(session: &mut Session<'_>, command: Command) -> Exit {
             let report = follow::result(session.agent, &result.run, Duration::ZERO).await;
             report.map(|report| tell_result(session.output, &report))
         }
-        Command::Cancel(Run { run }) => cancel(session, &run).await,
+        Command::Cancel(which) => cancel::cancel(session, &which).await,
         Command::Rollback(rollback) => roll_back(session, rollback).await,
         Command::History(app) => history(session, &app).await,
         Command::Secrets(command) => secrets::secrets(session, command).await,
@@ -115,14 +116,17 @@ async fn deployed(session: &mut Session<'_>, arguments: &Deploy) -> Result<Ended
         None => Bound::ToNothing,
     };
     let submission = bundled(path(order, bound), bundle, &arguments.key)?;
-    submit(session, order, submission, arguments.waiting.timeout).await
+    let limit = arguments.waiting.timeout;
+    submit(session, order, submission, limit, &arguments.files).await
 }
 
 async fn plan(session: &mut Session<'_>, arguments: &Plan) -> Result<Exit, Problem> {
     let bundle = packed(session, &arguments.dir, &arguments.image)?;
     let submission = bundled(path(Order::Plan, Bound::ToNothing), bundle, &arguments.key)?;
     let limit = arguments.waiting.timeout;
-    let Ended::Over(report) = submit(session, Order::Plan, submission, limit).await? else {
+    let files = Files::default();
+    let ended = submit(session, Order::Plan, submission, limit, &files).await?;
+    let Ended::Over(report) = ended else {
         return Ok(Exit::Done);
     };
     let done = report.value.status == Status::Succeeded;
@@ -159,7 +163,8 @@ async fn promoted(session: &mut Session<'_>, arguments: &Promote) -> Result<Ende
     let bundle = pack::promotion(&arguments.from, &arguments.to, session.environment)
         .map_err(pack::PackError::problem)?;
     let submission = bundled(path, bundle, &arguments.key)?;
-    submit(session, order, submission, arguments.waiting.timeout).await
+    let limit = arguments.waiting.timeout;
+    submit(session, order, submission, limit, &arguments.files).await
 }
 
 /// Whether a bundle has the saved plan that the run has to keep.
@@ -240,35 +245,6 @@ async fn list_runs(session: &mut Session<'_>, list: &List) -> Result<Exit, Probl
     Ok(Exit::Done)
 }
 
-async fn cancel(session: &mut Session<'_>, run: &RunId) -> Result<Exit, Problem> {
-    let call = Call::post(format!("/v1/deploys/{run}/cancel"));
-    let answer = session
-        .agent
-        .call(&call)
-        .await
-        .map_err(|error| error.problem())?;
-    let json = answer.success()?;
-    let text = match serde_json::from_slice::<Report>(&json) {
-        Ok(report) if report.status.is_final() => {
-            format!(
-                "nothing to cancel, the run is over\n{}",
-                render::verdict(&report)
-            )
-        }
-        // The verdict is the run's own business; whoever waits for it is told there.
-        Ok(_) | Err(_) => {
-            format!("cancelling {run}; its verdict: quaymaster result --wait {run}\n")
-        }
-    };
-    let json = if json.trim_ascii().is_empty() {
-        Bytes::from_static(b"{}")
-    } else {
-        json
-    };
-    session.output.answer(&json, &text);
-    Ok(Exit::Done)
-}
-
 /// Goes back to a revision.
 async fn roll_back(session: &mut Session<'_>, rollback: Rollback) -> Result<Exit, Problem> {
     let ended = rolled_back(session, &rollback).await;
@@ -286,18 +262,21 @@ async fn rolled_back(session: &mut Session<'_>, rollback: &Rollback) -> Result<E
     };
     let body = serde_json::to_vec(&asked)
         .map_err(|error| Problem::new(Code::Internal, format!("writing the request: {error}")))?;
+    let (key, joins) = key_of(&rollback.key)?;
     let submission = Submission {
         path: "/v1/rollbacks",
         media: "application/json",
         body: Bytes::from(body),
-        key: idempotency_key(&rollback.key)?,
+        key,
+        joins,
     };
     let order = if rollback.detach {
         Order::Detached
     } else {
         Order::Deploy
     };
-    submit(session, order, submission, rollback.waiting.timeout).await
+    let limit = rollback.waiting.timeout;
+    submit(session, order, submission, limit, &rollback.files).await
 }
 
 async fn history(session: &mut Session<'_>, app: &AppOf) -> Result<Exit, Problem> {

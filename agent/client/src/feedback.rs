@@ -1,9 +1,10 @@
 //! Files that GitLab takes from a job: the report as an artifact, and variables as a dotenv report.
 //!
-//! Called by `session` once a run is over, however it ended. Nothing secret can be in them: the report is
+//! Called by `session` once a run is accepted, and again once it is over, however it ended. Nothing secret can be in them: the report is
 //! the agent's, which holds no values, and variables are made of statuses, ids and references only.
 
 use proto::error::Problem;
+use proto::report::Accepted;
 use proto::report::Report;
 use proto::report::Status;
 use serde_json::json;
@@ -18,9 +19,11 @@ const MAX_VARIABLES: usize = 20;
 /// GitLab takes a dotenv report up to this size, in bytes.
 const MAX_BYTES: usize = 5 << 10;
 
-/// How a run ended, as files tell it.
+/// How a run began or ended, as files tell it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum End<'a> {
+    /// Not yet: it is on.
+    Begun(&'a Accepted),
     /// With a report, and the JSON that it came in.
     Report(&'a Report, &'a [u8]),
     /// Without one.
@@ -34,6 +37,7 @@ pub(crate) enum End<'a> {
 pub(crate) fn write(files: &Files, end: End<'_>, environment: &Environment) -> Result<(), Problem> {
     if let Some(file) = &files.report {
         let json = match end {
+            End::Begun(accepted) => of_begun(accepted),
             End::Report(_, json) => json.to_vec(),
             End::Problem(problem) => of_problem(problem),
         };
@@ -63,13 +67,26 @@ fn is_address(url: &str) -> bool {
     (url.starts_with("https://") || url.starts_with("http://")) && is_value(url)
 }
 
-fn of_problem(problem: &Problem) -> Vec<u8> {
+fn of_begun(accepted: &Accepted) -> Vec<u8> {
     let document = json!({
+        "id": accepted.id,
+        "status": accepted.status,
+        "message": "the run is on",
+    });
+    document.to_string().into_bytes()
+}
+
+fn of_problem(problem: &Problem) -> Vec<u8> {
+    let mut document = json!({
         "status": status_of(problem).word(),
         "message": problem.detail,
         "code": problem.code,
         "problem": problem,
     });
+    if let Some(run) = run_of(problem) {
+        // As in a report, so that what reads one finds it.
+        document["id"] = run.into();
+    }
     document.to_string().into_bytes()
 }
 
@@ -101,6 +118,10 @@ fn variables(end: End<'_>, environment: &Environment) -> String {
     let mut all: Vec<(String, String)> = Vec::new();
     let mut add = |name: &str, value: &str| all.push((name.to_owned(), value.to_owned()));
     match end {
+        End::Begun(accepted) => {
+            add("QUAYMASTER_STATUS", accepted.status.word());
+            add("QUAYMASTER_RUN", accepted.id.as_str());
+        }
         End::Problem(problem) => {
             add("QUAYMASTER_STATUS", status_of(problem).word());
             run_of(problem).inspect(|run| add("QUAYMASTER_RUN", run));
@@ -232,6 +253,31 @@ mod tests {
         lost.instance = Some("/v1/deploys/r1".to_owned());
         let text = variables(End::Problem(&lost), &Environment::default());
         assert_eq!(text, "QUAYMASTER_STATUS=running\nQUAYMASTER_RUN=r1\n");
+    }
+
+    #[test]
+    fn a_run_is_named_while_it_is_on() {
+        let accepted = Accepted {
+            id: "r00000000000000000000000000000001".parse().expect("an id"),
+            status: Status::Running,
+            location: String::new(),
+        };
+        let document: serde_json::Value =
+            serde_json::from_slice(&of_begun(&accepted)).expect("it is JSON");
+        assert_eq!(document["id"], accepted.id.as_str());
+        assert_eq!(document["status"], "running");
+        let text = variables(End::Begun(&accepted), &Environment::default());
+        let expected = format!(
+            "QUAYMASTER_STATUS=running\nQUAYMASTER_RUN={}\n",
+            accepted.id
+        );
+        assert_eq!(text, expected);
+        let mut lost = Problem::new(Code::StillRunning, "a signal ended the client");
+        lost.instance = Some(format!("/v1/deploys/{}", accepted.id));
+        let document: serde_json::Value =
+            serde_json::from_slice(&of_problem(&lost)).expect("it is JSON");
+        assert_eq!(document["id"], accepted.id.as_str());
+        assert_eq!(document["status"], "running");
     }
 
     #[test]

@@ -42,7 +42,7 @@ pub(crate) struct Told<T> {
 }
 
 /// A request for a run.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Submission {
     /// The path with its query.
     pub(crate) path: &'static str,
@@ -52,6 +52,17 @@ pub(crate) struct Submission {
     pub(crate) body: Bytes,
     /// The same for every repetition.
     pub(crate) key: HeaderValue,
+    /// Which runs of an earlier request with this key are taken for this one.
+    pub(crate) joins: Joins,
+}
+
+/// Which runs of an earlier request with the same key are taken for this one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Joins {
+    /// Any: the same request never has two runs.
+    Any,
+    /// Those that are on: a request after their end is another one.
+    Running,
 }
 
 /// How far the log is followed.
@@ -246,6 +257,35 @@ pub(crate) async fn result(
             json: answer.body,
         }),
         Err(_) => told(answer),
+    }
+}
+
+/// Asks for the end of a run; asking twice is asking once. Returns the agent's answer.
+///
+/// # Errors
+/// As [`follow`].
+pub(crate) async fn cancel(
+    agent: &Agent,
+    run: &RunId,
+    patience: &mut Patience,
+    tell: &mut Tell<'_>,
+) -> Result<Bytes, Problem> {
+    let call = Call::post(format!("/v1/deploys/{run}/cancel"));
+    loop {
+        let problem = match timeout_at(patience.deadline(), agent.call(&call)).await {
+            Err(_) => {
+                return Err(Problem::new(
+                    Code::Unavailable,
+                    "the agent did not answer in time",
+                ));
+            }
+            Ok(Err(error)) => error.problem(),
+            Ok(Ok(answer)) => match answer.success() {
+                Ok(json) => return Ok(json),
+                Err(problem) => problem,
+            },
+        };
+        patience.pause(problem, Some(run), tell).await?;
     }
 }
 

@@ -16,6 +16,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::UnixListener;
 use tokio::net::UnixStream;
 
+use super::Joins;
 use super::Submission;
 use super::Until;
 use super::follow;
@@ -111,6 +112,7 @@ fn submission() -> Submission {
         media: "application/x-tar",
         body: Bytes::from_static(b"bundle"),
         key: HeaderValue::from_static("key-1"),
+        joins: Joins::Any,
     }
 }
 

@@ -36,6 +36,7 @@ mod kept;
 mod output;
 mod feedback;
 mod session;
+mod cancel;
 mod secrets;
 mod mask;
 mod variables;

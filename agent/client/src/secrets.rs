@@ -13,6 +13,7 @@ use proto::managed::SecretName;
 use proto::managed::Taken;
 
 use crate::args::Apply;
+use crate::args::Files;
 use crate::args::Managed;
 use crate::args::ManagedCommand;
 use crate::args::SecretOf;
@@ -83,7 +84,9 @@ async fn apply(session: &mut Session<'_>, arguments: &Apply) -> Result<Exit, Pro
     };
     let bundle = packed(session, &arguments.dir, &[])?;
     let submission = bundled(path, bundle, &arguments.key)?;
-    let ended = submit(session, order, submission, arguments.waiting.timeout).await?;
+    let limit = arguments.waiting.timeout;
+    let files = Files::default();
+    let ended = submit(session, order, submission, limit, &files).await?;
     Ok(tell_end(session.output, &ended))
 }
 

@@ -12,6 +12,7 @@ use hyper::header::HeaderValue;
 use proto::error::Code;
 use proto::error::Problem;
 use proto::ids::RunId;
+use proto::report::Accepted;
 use proto::report::Report;
 use tokio::signal::unix::SignalKind;
 use tokio::signal::unix::signal;
@@ -23,6 +24,7 @@ use crate::expand::Environment;
 use crate::feedback;
 use crate::feedback::End;
 use crate::follow;
+use crate::follow::Joins;
 use crate::follow::Submission;
 use crate::follow::Told;
 use crate::follow::Until;
@@ -32,10 +34,15 @@ use crate::pack;
 use crate::patience;
 use crate::patience::Patience;
 use crate::progress::Progress;
+use crate::progress::Tell;
 use crate::render;
 use crate::wire::Agent;
 use crate::wire::Call;
 
+/// Stands in a key between what the caller chose and the run that came before.
+const AFTER: &str = "..";
+/// So much of a key is the caller's; the rest is room for a run's id.
+const LONGEST_BASE: usize = 200;
 /// The longest that commands other than those that wait may take.
 const SHORT: Duration = Duration::from_secs(90);
 
@@ -106,22 +113,26 @@ fn tell_address(session: &mut Session<'_>, report: &Report) {
     }
 }
 
-/// Submits, and unless detached follows to the verdict.
+/// Submits, and unless detached follows to the verdict. Files that were asked for name the run at once.
 pub(crate) async fn submit(
     session: &mut Session<'_>,
     order: Order,
     submission: Submission,
     limit: Duration,
+    files: &Files,
 ) -> Result<Ended, Problem> {
     let started = OnceCell::new();
     let agent = session.agent;
     let output = &mut *session.output;
+    let environment = session.environment;
     output.leave_verdict();
     let work = async {
         let patience = &mut Patience::new(limit);
         let mut tell = |progress: Progress<'_>| output.progress(progress);
-        let accepted = follow::submit(agent, submission, patience, &started, &mut tell).await?;
+        let accepted = joined(agent, submission, patience, &started, &mut tell).await?;
         let run = accepted.value.id.clone();
+        feedback::write(files, End::Begun(&accepted.value), environment)
+            .unwrap_or_else(|problem| tell(Progress::Notice(problem.detail)));
         if order == Order::Detached {
             return Ok(Ended::Detached(accepted));
         }
@@ -136,6 +147,38 @@ pub(crate) async fn submit(
         () = interrupted() => Err(stopped(started.get())),
     };
     ended.map_err(|problem| with_run(problem, started.get()))
+}
+
+/// Submits under the key, or under one that is made of it where its run is over and does not count any more.
+async fn joined(
+    agent: &Agent,
+    mut submission: Submission,
+    patience: &mut Patience,
+    started: &OnceCell<RunId>,
+    tell: &mut Tell<'_>,
+) -> Result<Told<Accepted>, Problem> {
+    loop {
+        let found = OnceCell::new();
+        let accepted = follow::submit(agent, submission.clone(), patience, &found, tell).await?;
+        let Accepted { id, status, .. } = &accepted.value;
+        if submission.joins == Joins::Any || !status.is_final() {
+            // A second setting would be of the same run.
+            drop(started.set(id.clone()));
+            return Ok(accepted);
+        }
+        tell(Progress::Detail(format!(
+            "run {id} of this key is over ({})",
+            status.word()
+        )));
+        submission.key = after(&submission.key, id)?;
+    }
+}
+
+/// Makes the key of the run after an earlier one. Every job makes the same, so that they meet again.
+fn after(key: &HeaderValue, run: &RunId) -> Result<HeaderValue, Problem> {
+    let text = key.to_str().unwrap_or_default();
+    let base = text.split_once(AFTER).map_or(text, |(base, _)| base);
+    key_from(&format!("{base}{AFTER}{run}"))
 }
 
 /// Packs a folder and tells what was packed.
@@ -158,11 +201,13 @@ pub(crate) fn bundled(
     bundle: pack::Bundle,
     key: &Key,
 ) -> Result<Submission, Problem> {
+    let (key, joins) = key_of(key)?;
     Ok(Submission {
         path,
         media: "application/x-tar",
         body: Bytes::from(bundle.archive),
-        key: idempotency_key(key)?,
+        key,
+        joins,
     })
 }
 
@@ -171,7 +216,7 @@ pub(crate) enum Ended {
     /// With a verdict.
     Over(Box<Told<Report>>),
     /// With an id.
-    Detached(Told<proto::report::Accepted>),
+    Detached(Told<Accepted>),
 }
 
 /// Makes one bounded call.
@@ -190,19 +235,32 @@ pub(crate) fn tell_result(output: &mut Output, report: &Told<Report>) -> Exit {
     Exit::of_status(report.value.status)
 }
 
-/// Returns the given key, or a fresh one.
-pub(crate) fn idempotency_key(key: &Key) -> Result<HeaderValue, Problem> {
-    let text = key
-        .idempotency_key
-        .clone()
-        .unwrap_or_else(|| format!("{:016x}{:016x}", patience::random(0), patience::random(1)));
+/// Returns the given key, or a fresh one, and which runs are found by it.
+pub(crate) fn key_of(key: &Key) -> Result<(HeaderValue, Joins), Problem> {
+    let (text, joins) = match (&key.idempotency_key, &key.key) {
+        (Some(text), _) => (text.clone(), Joins::Any),
+        (None, Some(text)) if text.len() > LONGEST_BASE || text.contains(AFTER) => {
+            let detail = format!("--key takes at most {LONGEST_BASE} characters, and no '{AFTER}'");
+            return Err(Problem::new(Code::BadRequest, detail));
+        }
+        (None, Some(text)) => (text.clone(), Joins::Running),
+        (None, None) => {
+            let text = format!("{:016x}{:016x}", patience::random(0), patience::random(1));
+            (text, Joins::Any)
+        }
+    };
+    Ok((key_from(&text)?, joins))
+}
+
+fn key_from(text: &str) -> Result<HeaderValue, Problem> {
     let is_key =
         (1..=255).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
     let wrong = || {
-        let text = "--idempotency-key takes 1 to 255 visible ASCII characters without blanks";
+        let text = "a key has 1 to 255 visible ASCII characters without blanks";
         Problem::new(Code::BadRequest, text)
+            .hint("look at what --key or --idempotency-key was given")
     };
-    HeaderValue::from_str(&text)
+    HeaderValue::from_str(text)
         .ok()
         .filter(|_| is_key)
         .ok_or_else(wrong)

@@ -45,10 +45,15 @@ use proto::app::App;
 use proto::error::Code;
 use proto::error::Problem;
 use proto::ids::ClusterName;
+use proto::ids::DeployName;
+use proto::ids::Namespace;
 use proto::report::Mode;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::gitlab::Herald;
+use crate::gitlab::Known;
+use crate::gitlab::Statuses;
 use crate::http::brain::Asked;
 use crate::http::brain::Brain;
 use crate::http::brain::Identify;
@@ -80,6 +85,8 @@ pub(super) struct Intake {
     pub(super) agent: String,
     /// Where the agents note which Secrets they keep fresh; unset where this one keeps none.
     pub(super) home: Option<Home>,
+    /// Tells GitLab about runs; unset: nobody does.
+    pub(super) statuses: Option<Arc<Statuses>>,
 }
 
 /// The tokens that a run may use.
@@ -161,7 +168,14 @@ impl Intake {
             return Err(unknown(permit.cluster()));
         };
         let elsewhere = self.elsewhere(&permit, &tokens).map_err(|p| *p)?;
+        let herald = self.herald(
+            permit.principal(),
+            mode,
+            (&permit.request().spec.name, permit.namespace()),
+            Known::No,
+        );
         Ok(Prepared {
+            herald,
             name: permit.request().spec.name.clone(),
             cluster: permit.cluster().clone(),
             namespace: permit.namespace().clone(),
@@ -172,6 +186,18 @@ impl Intake {
                 Arc::clone(renderer),
             ),
         })
+    }
+
+    /// Makes what tells GitLab about a run.
+    pub(super) fn herald(
+        &self,
+        principal: &Principal,
+        mode: Mode,
+        (name, namespace): (&DeployName, &Namespace),
+        known: Known,
+    ) -> Option<Herald> {
+        let statuses = self.statuses.as_ref()?;
+        statuses.herald(principal, mode, (name.as_str(), namespace.as_str()), known)
     }
 
     /// Finds the way to the environment that a promotion takes its images from.
@@ -289,6 +315,8 @@ impl Intake {
                     log: &run.log,
                     key: &key,
                     stop: run.stop,
+                    end: run.end,
+                    audience: &run.audience,
                     agent: &agent,
                     home: home.as_ref(),
                 };

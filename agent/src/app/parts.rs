@@ -33,6 +33,7 @@ use crate::cluster::ClusterSettings;
 use crate::cluster::Kube;
 use crate::config::Config;
 use crate::git::Repositories;
+use crate::gitlab::Statuses;
 use crate::http::Identity;
 use crate::http::brain::Identify;
 use crate::registries::Registries;
@@ -114,7 +115,10 @@ pub(super) async fn parts(config: &Config) -> Result<Parts, StartError> {
         );
         renderers.insert(name.clone(), Arc::new(rendering) as _);
     }
+    let statuses = config.gitlab.as_ref().map(Statuses::new).transpose();
+    let statuses = statuses.map_err(|source| setup("gitlab".to_owned(), source))?;
     Ok(Parts {
+        statuses: statuses.map(Arc::new),
         secrets: vault,
         clusters,
         renderers,

@@ -23,6 +23,8 @@ use proto::report::Status;
 
 use super::intake::Intake;
 use crate::clock;
+use crate::gitlab::Herald;
+use crate::gitlab::Known;
 use crate::http::brain::denied;
 use crate::http::brain::invalid;
 use crate::journal::UnfinishedRun;
@@ -34,12 +36,22 @@ const ASK_AGAIN: std::time::Duration = std::time::Duration::from_secs(2);
 
 impl Intake {
     /// Makes the work of going on; `None` where the journal does not say how.
-    pub(super) fn resume(self: &Arc<Self>, cut: &UnfinishedRun, began: &Report) -> Option<Work> {
+    pub(super) fn resume(
+        self: &Arc<Self>,
+        cut: &UnfinishedRun,
+        began: &Report,
+    ) -> Option<(Work, Option<Herald>)> {
         let brief = Brief::read(cut.brief.clone()?)?;
         let progress = cut.progress();
         let standing = cut.phase.message();
+        let herald = self.herald(
+            &brief.principal(),
+            began.mode,
+            (&began.name, &began.namespace),
+            Known::FromBefore,
+        );
         let (intake, began) = (Arc::clone(self), began.clone());
-        Some(Box::new(move |run: RunTools| {
+        let work: Work = Box::new(move |run: RunTools| {
             async move {
                 match intake.permitted(&brief, &run).await {
                     Ok(permit) => intake.go_on(permit, &brief, progress, began, run).await,
@@ -47,7 +59,8 @@ impl Intake {
                 }
             }
             .boxed()
-        }))
+        });
+        Some((work, herald))
     }
 
     /// Asks the present policy for what the former process had.
@@ -112,6 +125,8 @@ impl Intake {
             log: &run.log,
             key: &self.key,
             stop: run.stop,
+            end: run.end,
+            audience: &run.audience,
             agent: &self.agent,
             home: self.home.as_ref(),
         };

@@ -103,7 +103,7 @@ impl Fetch {
 }
 
 /// Takes a URL that keys may come from.
-fn allowed(text: &str) -> Result<Url, &'static str> {
+pub(super) fn allowed(text: &str) -> Result<Url, &'static str> {
     let url = Url::parse(text).map_err(|_no_detail| "is not a URL")?;
     if !url.username().is_empty() || url.password().is_some() {
         return Err("has user information");
@@ -122,7 +122,8 @@ fn is_loopback(url: &Url) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
-fn client(url: &Url, ca_file: Option<&Path>) -> Result<Client, AuthSetupError> {
+/// Makes a client that trusts the machine's roots, or those of a file alone.
+pub(super) fn client(url: &Url, ca_file: Option<&Path>) -> Result<Client, AuthSetupError> {
     if rustls::crypto::CryptoProvider::get_default().is_none() {
         // An error means that another thread was faster, which is as good.
         drop(rustls::crypto::aws_lc_rs::default_provider().install_default());

@@ -17,10 +17,11 @@ const CLIENT: [&str; 3] = [
 ];
 
 /// Variables without prefix, in lower case, and the keys that they set.
-const KEYS: [(&str, &str); 38] = [
+const KEYS: [(&str, &str); 42] = [
     ("policy", "policy"),
     ("state_dir", "state_dir"),
     ("drain_timeout", "drain_timeout"),
+    ("disconnect_grace", "disconnect_grace"),
     ("log_format", "log.format"),
     ("log_level", "log.level"),
     ("socket_jobs", "socket.jobs"),
@@ -33,6 +34,9 @@ const KEYS: [(&str, &str); 38] = [
     ("issuer_leeway", "issuer.leeway"),
     ("issuer_pinned_jwks", "issuer.pinned_jwks"),
     ("issuer_ca_file", "issuer.ca_file"),
+    ("gitlab_url", "gitlab.url"),
+    ("gitlab_token_file", "gitlab.token_file"),
+    ("gitlab_ca_file", "gitlab.ca_file"),
     ("vault_address", "vault.address"),
     ("vault_ca_file", "vault.ca_file"),
     ("vault_jwt_mount", "vault.jwt_mount"),

@@ -60,6 +60,24 @@ impl Default for HttpLimits {
     }
 }
 
+/// Bounds of runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RunLimits {
+    /// So many are on at a time at most.
+    pub runs: usize,
+    /// How long nobody may follow a run whose spec says what it then becomes.
+    pub disconnect_grace: Duration,
+}
+
+impl Default for RunLimits {
+    fn default() -> Self {
+        Self {
+            runs: 64,
+            disconnect_grace: 15 * SECOND,
+        }
+    }
+}
+
 /// Who signs id_tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Issuer {
@@ -76,6 +94,17 @@ pub struct Issuer {
     /// A JWKS file that is used instead of asking the issuer.
     pub pinned_jwks: Option<PathBuf>,
     /// The issuer's CA; unset is the system's.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// GitLab's interface, for commit statuses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GitLabApi {
+    /// Where GitLab is.
+    pub url: String,
+    /// Holds the token.
+    pub token_file: PathBuf,
+    /// Its CA; unset is the system's.
     pub ca_file: Option<PathBuf>,
 }
 

@@ -28,6 +28,7 @@ use super::answer::Refusal;
 use super::route::AppName;
 use crate::auth::Identity;
 use crate::auth::Presented;
+use crate::gitlab::Herald;
 use crate::journal::UnfinishedRun;
 use crate::runs::Work;
 
@@ -89,6 +90,8 @@ pub struct Prepared {
     pub namespace: Namespace,
     /// What to do.
     pub work: Work,
+    /// Tells GitLab about it; unset: nobody does.
+    pub herald: Option<Herald>,
 }
 
 /// Verifies tokens.
@@ -110,7 +113,8 @@ pub type Look = Arc<
     dyn Fn(Principal, AppName, String) -> BoxFuture<'static, Result<App, Problem>> + Send + Sync,
 >;
 /// Makes the work of going on with a run that a former process left; `None` if it cannot be.
-pub type Resume = Arc<dyn Fn(&UnfinishedRun, &Report) -> Option<Work> + Send + Sync>;
+pub type Resume =
+    Arc<dyn Fn(&UnfinishedRun, &Report) -> Option<(Work, Option<Herald>)> + Send + Sync>;
 
 /// All of it.
 #[derive(Clone)]

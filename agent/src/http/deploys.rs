@@ -170,6 +170,7 @@ pub(super) async fn enter(
         key,
         digest,
         work: prepared.work,
+        herald: prepared.herald,
     };
     Ok(accepted(site.runs.submit(submission).await?))
 }
@@ -262,6 +263,8 @@ pub async fn outcome(
 ) -> Result<Answer, Refusal> {
     let wait = query.wait()?;
     let mut run = find(site, headers, id).await?;
+    // Who waits follows the run; a connection that ends drops this with the handler.
+    let _seat = run.take_seat();
     // Waiting changes nothing, so giving up on it is safe.
     let waited = tokio::time::timeout(wait, run.done()).await;
     let report = waited.unwrap_or_else(|_elapsed| run.report());

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use deploy::audience::Seat;
 use deploy::log::RunLog;
 use deploy::ports::Clock;
 use futures::Stream;
@@ -103,6 +104,8 @@ struct Reader {
 
 struct Source {
     run: Run,
+    /// The reader follows the run as long as its stream lives.
+    _seat: Seat,
     log: Arc<RunLog>,
     changed: watch::Receiver<u64>,
 }
@@ -173,7 +176,12 @@ impl Reader {
     fn new(run: Run, log: Arc<RunLog>, since: u64, writer: Writer, clock: Arc<dyn Clock>) -> Self {
         let changed = log.changed();
         Self {
-            source: Some(Source { run, log, changed }),
+            source: Some(Source {
+                _seat: run.take_seat(),
+                run,
+                log,
+                changed,
+            }),
             cursor: since,
             writer,
             beat: heartbeats(),

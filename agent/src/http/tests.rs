@@ -236,6 +236,7 @@ fn prepare(asked: &Asked) -> impl Future<Output = Result<Prepared, Problem>> + u
             _ => return Err(Problem::new(Code::SpecInvalid, "not a word of the test")),
         };
         Ok(Prepared {
+            herald: None,
             name: "flask".parse().expect("a name"),
             cluster: "demo".parse().expect("a name"),
             namespace: "flask".parse().expect("a name"),

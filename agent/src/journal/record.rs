@@ -143,6 +143,7 @@ pub(super) enum StoredEntry {
         #[serde(default)]
         objects: Vec<StoredObject>,
     },
+    Returning,
     LeaseRevoked {
         lease: String,
     },
@@ -220,6 +221,7 @@ impl From<Entry> for StoredEntry {
             Entry::Applied { objects } => Self::Applied {
                 objects: objects.into_iter().map(StoredObject::from).collect(),
             },
+            Entry::Returning => Self::Returning,
             Entry::LeaseRevoked { lease } => Self::LeaseRevoked { lease: lease.0 },
         }
     }

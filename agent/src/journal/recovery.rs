@@ -87,6 +87,8 @@ pub struct UnfinishedRun {
     pub objects: Vec<AppliedObject>,
     /// The commit that it pushed last for Flux, or was about to.
     pub pushed: Option<(CommitId, Way)>,
+    /// Whether it goes forward, or back to what worked before.
+    pub way: Way,
     /// How often it has gone on after a restart.
     pub restarts: u64,
 }
@@ -240,6 +242,7 @@ fn open_runs(database: &Database) -> Result<Vec<UnfinishedRun>, FaultCause> {
             fence: 0,
             objects: Vec::new(),
             pushed: None,
+            way: Way::There,
             restarts: 0,
         };
         if let Some(brief) = briefs.get(run.id.as_str())? {
@@ -259,6 +262,9 @@ impl UnfinishedRun {
     #[must_use]
     pub fn progress(&self) -> Progress {
         let fence = self.fence;
+        if self.way == Way::Back {
+            return Progress::Returning { fence };
+        }
         match self.phase {
             Phase::NothingWritten => Progress::Planned,
             Phase::Writing => Progress::Writing { fence },
@@ -306,6 +312,7 @@ impl UnfinishedRun {
                 self.phase = Phase::Written;
                 self.objects = objects.into_iter().map(AppliedObject::from).collect();
             }
+            StoredEntry::Returning => self.way = Way::Back,
             StoredEntry::LeaseRevoked { lease } => self.leases.retain(|kept| kept.0 != lease),
         }
     }

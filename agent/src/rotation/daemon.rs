@@ -345,6 +345,7 @@ async fn begin(place: &Place, orders: Orders, tools: &Tools) -> Result<Following
         key: None,
         digest: [0; 32],
         work,
+        herald: None,
     };
     let submitted = tools.runs.submit(submission).await.map_err(|error| {
         Problem::new(Code::Unavailable, format!("the run was not taken: {error}"))
@@ -409,6 +410,8 @@ fn work(
                 log: &run.log,
                 key: &tools.key,
                 stop: run.stop,
+                end: run.end,
+                audience: &run.audience,
                 agent: &tools.agent,
                 home: Some(&tools.home),
             };

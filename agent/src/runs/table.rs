@@ -12,6 +12,8 @@ use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
+use deploy::audience::Seat;
+use deploy::audience::Seats;
 use deploy::log::RunLog;
 use deploy::ports::Clock;
 use proto::event::Body;
@@ -43,6 +45,7 @@ pub struct Run {
     report: watch::Receiver<Arc<Report>>,
     log: Option<Arc<RunLog>>,
     stop: CancellationToken,
+    seats: Seats,
 }
 
 impl Run {
@@ -51,6 +54,7 @@ impl Run {
             report: settled(report),
             log: None,
             stop: CancellationToken::new(),
+            seats: Seats::default(),
         }
     }
 
@@ -76,6 +80,11 @@ impl Run {
         self.log.clone()
     }
 
+    /// Counts the caller as a follower of the run for as long as the seat is kept.
+    pub fn take_seat(&self) -> Seat {
+        self.seats.take()
+    }
+
     /// Cancels the run, on the caller's wish.
     pub fn cancel(&self) {
         self.stop.cancel();
@@ -89,6 +98,7 @@ pub(super) struct Live {
     report: watch::Sender<Arc<Report>>,
     log: Arc<RunLog>,
     stop: CancellationToken,
+    seats: Seats,
     cut: Arc<AtomicBool>,
     planned: Arc<AtomicBool>,
 }
@@ -112,6 +122,7 @@ impl Live {
             report: watch::Sender::new(Arc::new(report)),
             log: Arc::new(log),
             stop: CancellationToken::new(),
+            seats: Seats::default(),
             cut: Arc::default(),
             planned: Arc::default(),
         }
@@ -125,12 +136,20 @@ impl Live {
         Arc::clone(&self.report.borrow())
     }
 
+    pub(super) fn reports(&self) -> watch::Receiver<Arc<Report>> {
+        self.report.subscribe()
+    }
+
     pub(super) fn log(&self) -> Arc<RunLog> {
         Arc::clone(&self.log)
     }
 
     pub(super) fn stop(&self) -> CancellationToken {
         self.stop.clone()
+    }
+
+    pub(super) fn seats(&self) -> &Seats {
+        &self.seats
     }
 
     /// Says whether the agent, not the caller, cancelled it.
@@ -164,6 +183,7 @@ impl Live {
             report: self.report.subscribe(),
             log: Some(self.log()),
             stop: self.stop(),
+            seats: self.seats.clone(),
         }
     }
 }

@@ -21,7 +21,10 @@ fn bench(limit: usize) -> Bench {
         Arc::new(SystemClock),
         lifecycle.clone(),
         Arc::default(),
-        limit,
+        RunLimits {
+            runs: limit,
+            disconnect_grace: Duration::from_secs(15),
+        },
     );
     Bench {
         runs,
@@ -42,6 +45,7 @@ fn submission(key: Option<&str>, digest: u8, work: Work) -> Submission {
         key: key.map(str::to_owned),
         digest: [digest; 32],
         work,
+        herald: None,
     }
 }
 

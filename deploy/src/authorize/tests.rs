@@ -13,6 +13,7 @@ use crate::object::ObjectId;
 use crate::object::Origin;
 use crate::principal::PrincipalKind;
 use crate::secret::VaultPath;
+use crate::spec::OnDisconnect;
 use crate::spec::Rollout;
 use crate::spec::SecretSpec;
 use crate::spec::Source;
@@ -537,6 +538,19 @@ fn a_rule_without_the_verb_apply_does_not_deploy() {
     let text = POLICY.replace("require_digest = true", "verbs = [\"rollback\"]");
     let denial = authorize(&policy(&text), caller(&[]), config_map(), &[], "d").expect_err("verb");
     assert!(denial.message.contains("apply"), "{denial:?}");
+}
+
+#[test]
+fn a_run_that_goes_back_when_it_is_left_needs_the_verb_for_it() {
+    let text = POLICY.replace("require_digest = true", "verbs = [\"apply\"]");
+    let asked = |on_disconnect| {
+        let mut request = config_map();
+        request.spec.rollout.on_disconnect = on_disconnect;
+        authorize(&policy(&text), caller(&[]), request, &[], "d")
+    };
+    assert!(asked(OnDisconnect::Finish).is_ok() && asked(OnDisconnect::Cancel).is_ok());
+    let denial = asked(OnDisconnect::Rollback).expect_err("verb");
+    assert!(denial.message.contains("rollback"), "{denial:?}");
 }
 
 #[test]

@@ -11,6 +11,7 @@ use crate::policy::ClusterGrant;
 use crate::policy::Verb;
 use crate::request::Request;
 use crate::request::Source;
+use crate::spec::OnDisconnect;
 use crate::spec::OnFailure;
 
 /// Lists what a request does with the app; each verb is granted for itself.
@@ -31,6 +32,11 @@ pub(super) fn verbs(request: &Request) -> Vec<Verb> {
         OnFailure::Keep => {}
         OnFailure::Rollback => verbs.push(Verb::Rollback),
         OnFailure::Revert => verbs.push(Verb::Revert),
+    }
+    match (rollout.on_disconnect, &request.spec.flux) {
+        (OnDisconnect::Finish | OnDisconnect::Cancel, _) => {}
+        (OnDisconnect::Rollback, None) => verbs.push(Verb::Rollback),
+        (OnDisconnect::Rollback, Some(_)) => verbs.push(Verb::Revert),
     }
     if request.spec.flux.is_some() {
         verbs.extend([Verb::Commit, Verb::Reconcile]);
@@ -58,7 +64,9 @@ pub(super) fn granted_verb(grant: &ClusterGrant, verb: Verb) -> Result<(), Refus
         Verb::Reconcile => {
             "telling Flux to reconcile needs the verb reconcile, which is not granted"
         }
-        Verb::Revert => "on_failure: revert needs the verb revert, which is not granted",
+        Verb::Revert => {
+            "taking a commit back (on_failure: revert, on_disconnect: rollback) needs the verb revert, which is not granted"
+        }
         Verb::Rotate => {
             "keeping a Secret fresh (rotate) needs the verb rotate, which is not granted"
         }

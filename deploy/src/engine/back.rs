@@ -1,7 +1,7 @@
 //! Going back: a recorded revision becomes what is wanted, through the same plan, check, apply, watch.
 //!
-//! Called by [`super`] for `POST /v1/rollbacks` ([`complete`]) and after a failure where the spec says
-//! `on_failure: rollback` ([`put_back`]). Secrets stay as they are: their values are in no revision.
+//! Called by [`super`] for `POST /v1/rollbacks` ([`complete`]), and where the spec says `on_failure: rollback`
+//! or `on_disconnect: rollback` ([`put_back`]). Secrets stay as they are: their values are in no revision.
 
 use std::collections::BTreeSet;
 
@@ -175,7 +175,8 @@ pub(super) async fn put_back(
     let mut newest_first = course.past.revisions.iter().rev();
     let Some(revision) = newest_first.find(|one| one.can_come_back()) else {
         let why = "; no earlier revision is recorded to go back to";
-        return told(failed, Status::Failed, why);
+        let status = failed.status;
+        return told(failed, status, why);
     };
     tools.log.start(
         Stage::Apply,
@@ -275,7 +276,8 @@ async fn restore(
     tools.log.end_stage(Stage::Apply);
     let applied = applied.map_err(|failure| report::of_apply(&failure))?;
     let mut verdict = judge(earlier.permit(), &applied, reins, tools, patience).await;
-    if verdict.status == Status::Succeeded {
+    // What a former process made and what it found is not known any more.
+    if verdict.status == Status::Succeeded && !course.resumed {
         let only_failed = Past {
             members: made_by(plan),
             ..Past::default()

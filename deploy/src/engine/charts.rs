@@ -12,16 +12,17 @@ use super::Tools;
 use super::back::again;
 use super::back::tell_causes;
 use super::back::told;
+use super::course::Course;
 use crate::apply::ApplyError;
 use crate::apply::ApplyFailure;
 use crate::backoff::Patience;
 use crate::plan::Plan;
 use crate::release::ReleaseError;
 use crate::release::back;
+use crate::release::back::By;
 use crate::report;
 use crate::report::Verdict;
 use crate::spec::Helm;
-use crate::spec::OnFailure;
 use crate::watch;
 use crate::watch::Outcome;
 use crate::watch::Watched;
@@ -68,53 +69,31 @@ pub(super) async fn refused(
     }
 }
 
-/// Ends a release: notes that it works, or goes back where the spec wants that.
-pub(super) async fn settle(
-    plan: &Plan,
-    verdict: Verdict,
-    tools: &Tools<'_>,
-    patience: &Patience<'_>,
-) -> Verdict {
-    let spec = &plan.permit().request().spec;
-    let Some(helm) = &spec.helm else {
-        return verdict;
-    };
-    match (verdict.status, spec.rollout.on_failure) {
-        (Status::Succeeded, _) => {
-            back::mark_ready(plan.permit(), helm, tools.ports, patience).await;
-            verdict
-        }
-        (Status::Failed, OnFailure::Rollback) if !tools.stop.is_cancelled() => {
-            roll_back(plan, helm, verdict, tools, patience).await
-        }
-        (
-            Status::Failed
-            | Status::Running
-            | Status::Denied
-            | Status::Invalid
-            | Status::Superseded
-            | Status::RolledBack
-            | Status::RollbackFailed
-            | Status::Cancelled
-            | Status::Interrupted,
-            _,
-        ) => verdict,
+/// Notes that a release works, so that a later run can go back to it.
+pub(super) async fn mark_ready(plan: &Plan, tools: &Tools<'_>, patience: &Patience<'_>) {
+    if let Some(helm) = &plan.permit().request().spec.helm {
+        back::mark_ready(plan.permit(), helm, tools.ports, patience).await;
     }
 }
 
 /// Puts back the revision that worked, watches it, and tells both stories.
-async fn roll_back(
-    plan: &Plan,
+pub(super) async fn roll_back(
+    course: &Course<'_>,
     helm: &Helm,
     failed: Verdict,
     tools: &Tools<'_>,
     patience: &Patience<'_>,
 ) -> Verdict {
-    let permit = plan.permit();
+    let permit = course.plan.permit();
     let patience = again(permit, patience);
     tell_causes(&failed, tools);
     tools.log.start(Stage::Apply, "roll back");
-    let put_back = back::roll_back(permit, helm, tools.ports, &patience).await;
+    let by = if course.resumed {
+        By::FormerProcess
+    } else {
+        By::ThisOne
+    };
+    let put_back = back::roll_back(permit, helm, by, tools.ports, &patience).await;
     tools.log.end_stage(Stage::Apply);
     let (revision, objects) = match put_back {
         Ok(put_back) => put_back,
@@ -122,6 +101,13 @@ async fn roll_back(
         Err(ReleaseError::NoEarlier { .. }) => {
             let message = format!(
                 "{}; there is no earlier revision that worked to roll back to",
+                failed.message
+            );
+            return Verdict { message, ..failed };
+        }
+        Err(ReleaseError::Untouched { .. }) => {
+            let message = format!(
+                "{}; Helm had not begun to write the release, so there is nothing to roll back",
                 failed.message
             );
             return Verdict { message, ..failed };
@@ -147,7 +133,7 @@ async fn roll_back(
         tools.ports,
         tools.log,
         patience.deadline,
-        &tools.stop,
+        &course.reins.watching,
     )
     .await;
     tools.log.end_stage(Stage::Watch);

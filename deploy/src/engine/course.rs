@@ -11,7 +11,6 @@ use futures::future;
 use proto::error::Code;
 use proto::error::Problem;
 use proto::event::Stage;
-use proto::report::Mode;
 use proto::report::Status;
 
 use super::Told;
@@ -23,6 +22,7 @@ use super::book::App;
 use super::charts;
 use super::flux;
 use super::flux::Fleet;
+use super::leaving;
 use super::told;
 use super::values;
 use crate::apply;
@@ -44,7 +44,6 @@ use crate::prune::Leftover;
 use crate::report;
 use crate::report::Verdict;
 use crate::resolve::Draft;
-use crate::spec::OnFailure;
 use crate::watch;
 use crate::watch::Outcome;
 use crate::watch::Watched;
@@ -244,29 +243,33 @@ async fn settle(
         verdict.warnings.extend(warnings);
     }
     verdict.warnings.extend(told::left(plan, course.leftovers));
-    if plan.permit().request().spec.helm.is_some() {
-        verdict = charts::settle(plan, verdict, tools, patience).await;
-    } else if verdict.status == Status::Failed
-        && rollout.on_failure == OnFailure::Revert
-        && !tools.stop.is_cancelled()
-    {
-        // Boxed for its size.
-        let back = flux::revert(course, verdict, objects, tools, patience).boxed();
-        verdict = back.await;
-    } else if verdict.status == Status::Failed
-        && rollout.on_failure == OnFailure::Rollback
-        && plan.permit().request().mode == Mode::Deploy
-    {
-        verdict = back::put_back(course, verdict, tools, patience).await;
+    if leaving::goes_back(&verdict, rollout, tools) {
+        verdict = leaving::going_back(verdict, tools);
+        verdict = go_back(course, verdict, objects, tools, patience).await;
+    } else if verdict.status == Status::Succeeded {
+        charts::mark_ready(plan, tools, patience).await;
     }
+    close(course, verdict, objects, &gone, tools, patience, told).await
+}
+
+/// Notes how the run ended.
+async fn close(
+    course: &mut Course<'_>,
+    mut verdict: Verdict,
+    objects: &[AppliedObject],
+    gone: &BTreeSet<ObjectId>,
+    tools: &Tools<'_>,
+    patience: &Patience<'_>,
+    told: &mut Told,
+) -> Verdict {
     let after = After {
         applied: objects,
         leftovers: course.leftovers,
-        gone: &gone,
+        gone,
         pieces: course.pieces.take(),
     };
     told.revision = book::close(
-        plan,
+        course.plan,
         course.app,
         &mut course.past,
         after,
@@ -276,6 +279,66 @@ async fn settle(
     )
     .await;
     verdict
+}
+
+/// Goes on with a way back that a former process had begun, and closes the run.
+pub(super) async fn back_on(
+    course: &mut Course<'_>,
+    failed: Verdict,
+    tools: &Tools<'_>,
+    patience: &Patience<'_>,
+    told: &mut Told,
+) -> Verdict {
+    let verdict = go_back(course, failed, &[], tools, patience).await;
+    close(
+        course,
+        verdict,
+        &[],
+        &BTreeSet::new(),
+        tools,
+        patience,
+        told,
+    )
+    .await
+}
+
+/// Goes back to what worked before, each kind of deploy in its own way.
+async fn go_back(
+    course: &mut Course<'_>,
+    failed: Verdict,
+    objects: &[AppliedObject],
+    tools: &Tools<'_>,
+    patience: &Patience<'_>,
+) -> Verdict {
+    let tools = tools.way_back();
+    let patience = Patience {
+        stop: &tools.stop,
+        ..patience.clone()
+    };
+    course.reins = course.reins.way_back();
+    let spec = &course.plan.permit().request().spec;
+    if spec.flux.is_none()
+        && let Err(error) = tools.ports.journal.append(Entry::Returning).await
+    {
+        let problem = report::of_journal(&error);
+        let what = format!("; nothing is put back: {}", problem.detail);
+        return back::told(failed, Status::RollbackFailed, &what);
+    }
+    // Boxed for their size.
+    match (&spec.helm, &spec.flux) {
+        (Some(helm), _) => {
+            let back = charts::roll_back(course, helm, failed, &tools, &patience).boxed();
+            back.await
+        }
+        (None, Some(_)) => {
+            let back = flux::revert(course, failed, objects, &tools, &patience).boxed();
+            back.await
+        }
+        (None, None) => {
+            let back = back::put_back(course, failed, &tools, &patience).boxed();
+            back.await
+        }
+    }
 }
 
 pub(super) async fn judge(

@@ -21,6 +21,7 @@ use super::book;
 use super::book::App;
 use super::course;
 use super::course::Course;
+use super::leaving;
 use super::line;
 use super::make_plan;
 use super::scene;
@@ -40,12 +41,14 @@ use crate::plan::Plan;
 use crate::plan::Step;
 use crate::plan::Wave;
 use crate::plan::cluster_trouble;
+use crate::ports::CommitId;
 use crate::ports::Entry;
 use crate::ports::Way;
 use crate::report;
 use crate::report::Verdict;
 use crate::resume::Brief;
 use crate::resume::Progress;
+use crate::spec::OnDisconnect;
 
 /// What a run gets at least, however late the agent is back: a look that can end in a verdict.
 const GRACE: Duration = Duration::from_secs(30);
@@ -77,9 +80,19 @@ pub async fn resume(
         url: brief.url.clone(),
         ..Told::default()
     };
+    let on_disconnect = match progress {
+        // A way back is finished whoever is there.
+        Progress::Returning { .. } => OnDisconnect::Finish,
+        Progress::Planned
+        | Progress::Writing { .. }
+        | Progress::Supplied { .. }
+        | Progress::Applied { .. }
+        | Progress::Pushed { .. } => permit.request().spec.rollout.on_disconnect,
+    };
     // Boxed for its size.
-    let verdict = go_on(permit, brief, progress, &tools, &patience, &mut told).boxed();
-    let verdict = verdict.await;
+    let work = go_on(permit, brief, progress, &tools, &patience, &mut told).boxed();
+    let verdict = leaving::attended(work, on_disconnect, &tools).await;
+    let verdict = leaving::explained(verdict, &tools);
     told::tell_landing(&told, tools.log);
     told::tell(&verdict, &[], tools.log);
     let report = told::finish(began, verdict, told, &tools);
@@ -96,7 +109,7 @@ async fn go_on(
     told: &mut Told,
 ) -> Verdict {
     if !brief.writes {
-        let reins = Reins::loose(&tools.stop);
+        let reins = Reins::loose(tools.stops());
         let work = carry_on(permit, brief, progress, reins, tools, patience, told);
         // Boxed for its size.
         return work.boxed().await;
@@ -105,6 +118,7 @@ async fn go_on(
         Progress::Planned => 0,
         Progress::Writing { fence }
         | Progress::Supplied { fence }
+        | Progress::Returning { fence }
         | Progress::Applied { fence, .. }
         | Progress::Pushed { fence, .. } => *fence,
     };
@@ -130,6 +144,9 @@ async fn go_on(
             Progress::Applied { .. } => {
                 interrupted("all objects were written, and another run has had the app since")
             }
+            Progress::Returning { .. } => interrupted(
+                "it was on its way back to what worked before, and another run has had the app since",
+            ),
             Progress::Pushed { .. } => interrupted(
                 "its commit may be pushed, in which case Flux goes on with it; another run has the app or its files now",
             ),
@@ -163,6 +180,7 @@ async fn carry_on(
     let all = wanted_of(&permit, &app, tools);
     let found = match progress {
         Progress::Planned => return interrupted("nothing was written"),
+        Progress::Returning { .. } => Found::WayBack,
         Progress::Writing { .. } | Progress::Supplied { .. } if is_release => {
             let mut verdict = interrupted(
                 "Helm may have been writing the release; the next deploy puts it right first",
@@ -194,11 +212,11 @@ async fn carry_on(
             book::close_resumed(&app, &mut verdict, tools, patience).await;
             return verdict;
         }
-        Progress::Writing { .. } | Progress::Supplied { .. } => None,
-        Progress::Applied { objects, .. } => Some((Applied::recalled(objects), None)),
+        Progress::Writing { .. } | Progress::Supplied { .. } => Found::Incomplete,
+        Progress::Applied { objects, .. } => Found::Written(Applied::recalled(objects), None),
         Progress::Pushed {
             objects, commit, ..
-        } => Some((Applied::recalled(objects), Some(commit))),
+        } => Found::Written(Applied::recalled(objects), Some(commit)),
     };
     let recorded = scene::recorded(&permit, &app, &all, tools, patience).await;
     let (past, leftovers) = match recorded {
@@ -217,9 +235,11 @@ async fn carry_on(
         }
     }
     let plan = match &found {
-        // Everything is written, so nothing has to be compared.
-        Some(_) => Ok(plan::plan(permit, all, &[].into(), None, tools.key)),
-        None => completing(permit, &app, all, tools, patience).await,
+        // Nothing of it is written any more, so nothing has to be compared.
+        Found::Written(..) | Found::WayBack => {
+            Ok(plan::plan(permit, all, &[].into(), None, tools.key))
+        }
+        Found::Incomplete => completing(permit, &app, all, tools, patience).await,
     };
     let plan = match plan {
         Ok(plan) => plan,
@@ -235,13 +255,30 @@ async fn carry_on(
         pieces: None,
         fleet: None,
     };
-    if let Some((applied, commit)) = found {
-        let commit = commit.as_ref();
-        return course::watch_on(&mut course, &applied, commit, tools, patience, told).await;
+    match found {
+        Found::Incomplete => {}
+        Found::Written(applied, commit) => {
+            let commit = commit.as_ref();
+            return course::watch_on(&mut course, &applied, commit, tools, patience, told).await;
+        }
+        Found::WayBack => {
+            let failed = interrupted("it was on its way back to what worked before");
+            return course::back_on(&mut course, failed, tools, patience, told).await;
+        }
     }
     told::tell_plan(&plan.told(), tools.log);
     let ended = course::write_and_watch(&mut course, None, tools, patience, told).await;
     ended.unwrap_or_else(|problem| Verdict::problem(begun(problem)))
+}
+
+/// What a run that goes on has to do.
+enum Found {
+    /// Write what is not written yet.
+    Incomplete,
+    /// Judge what is written, through Flux with its commit.
+    Written(Applied, Option<CommitId>),
+    /// Put back what worked before.
+    WayBack,
 }
 
 /// Objects and what they should be.
@@ -337,6 +374,7 @@ const fn standing(progress: &Progress) -> &'static str {
             "writing to the cluster had begun and may be incomplete; deploy again to complete it"
         }
         Progress::Applied { .. } => "all objects were written, but the rollout was not judged",
+        Progress::Returning { .. } => "it was on its way back to what worked before",
         Progress::Pushed { .. } => {
             "its commit may be pushed, in which case Flux goes on with it; the rollout was not judged"
         }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use proto::event::Body;
 use proto::event::Event;
@@ -14,6 +15,7 @@ use proto::report::Status;
 use serde_json::Value;
 
 use super::*;
+use crate::audience::Seats;
 use crate::authorize;
 use crate::bundle::Bundle;
 use crate::fakes::Fakes;
@@ -31,6 +33,7 @@ use crate::secret::Secret;
 mod flux;
 mod images;
 mod kept;
+mod leaving;
 mod promote;
 mod remote;
 mod resumed;
@@ -52,7 +55,7 @@ kinds = ["v1/ConfigMap", "apps/Deployment", "v1/Secret:app-own"]
 secrets = ["app-*"]
 require_digest = false
 charts = ["oci://registry.example.com/team/*"]
-verbs = ["apply", "rotate", "commit", "reconcile", "revert"]
+verbs = ["apply", "rotate", "commit", "reconcile", "revert", "rollback"]
 [[rule.cluster.demo.flux]]
 repositories = ["https://git.example.com/team/*"]
 branches = ["main"]
@@ -60,6 +63,8 @@ files = ["apps/*"]
 objects = ["flux-system/*"]
 "#;
 
+/// How long nobody may follow a run.
+const GRACE: Duration = Duration::from_secs(15);
 const SECRETS: &str = "version: 1\nname: app\nsecrets:\n  - name: app-db\n    keys:\n      user: { vault: database/creds/app, field: username }\n      password: { vault: database/creds/app, field: password }\n      api: { vault: kv/app/api, field: key }\n      url: { template: \"db://{{ user }}:{{ password }}@db\" }\n";
 const CONF: &str =
     "apiVersion: v1\nkind: ConfigMap\nmetadata: { name: conf }\ndata: { key: value }\n";
@@ -83,6 +88,7 @@ struct Stage {
     fakes: Fakes,
     log: Arc<RunLog>,
     stop: CancellationToken,
+    seats: Seats,
     /// How many runs there were; the number of the last one is its id.
     runs: AtomicU32,
     home: Home,
@@ -97,6 +103,7 @@ impl Stage {
             fakes,
             log,
             stop: CancellationToken::new(),
+            seats: Seats::default(),
             runs: AtomicU32::new(0),
             home: Home {
                 namespace: "quaymaster".to_owned(),
@@ -126,7 +133,9 @@ impl Stage {
             ports: &ports,
             log: &self.log,
             key: &self.fakes.key,
-            stop: self.stop.clone(),
+            stop: self.stop.child_token(),
+            end: self.stop.clone(),
+            audience: &self.seats.audience(GRACE),
             agent: "host-a",
             home: Some(&self.home),
         };

@@ -73,11 +73,7 @@ impl<'a> Lock<'a> {
             me: gate.me.clone(),
             actor: gate.actor.clone(),
             ports: gate.ports,
-            reins: Reins {
-                writing: gate.stop.child_token(),
-                watching: gate.stop.child_token(),
-                fence: record.fence,
-            },
+            reins: Reins::of_lock(gate.stops(), record.fence),
             record,
             acquired,
             renewed: sent,
@@ -129,7 +125,7 @@ impl<'a> Lock<'a> {
                 () = tokio::time::sleep_until(next) => {}
             }
             let doubt = self.renewed + SURE;
-            let writing = self.reins.writing.clone();
+            let reins = self.reins.clone();
             let renewal = {
                 let mut renewal = std::pin::pin!(self.renew());
                 tokio::select! {
@@ -137,7 +133,7 @@ impl<'a> Lock<'a> {
                     // first: a renewal that fails at once must not outrun it.
                     biased;
                     () = tokio::time::sleep_until(doubt) => {
-                        writing.cancel();
+                        reins.doubt();
                         renewal.await
                     }
                     renewal = &mut renewal => renewal,
@@ -159,8 +155,7 @@ impl<'a> Lock<'a> {
                 }
                 Renewal::Lost(reason) => {
                     patience.log.error(format!("the lock is lost: {reason}"));
-                    self.reins.writing.cancel();
-                    self.reins.watching.cancel();
+                    self.reins.lose();
                     self.standing = Standing::Lost;
                     return;
                 }

@@ -46,6 +46,13 @@ impl Bench {
         }
     }
 
+    fn stops(&self) -> Stops<'_> {
+        Stops {
+            forward: &self.stop,
+            all: &self.stop,
+        }
+    }
+
     fn gate(&self, run: &str) -> Gate<'_> {
         let me = Holder {
             run: run.to_owned(),
@@ -53,7 +60,7 @@ impl Bench {
             url: format!("https://gitlab.example.com/{run}"),
             agent: "host-a".to_owned(),
         };
-        Gate::new((APP.0, app()), me, &actor(), &self.ports, &self.stop)
+        Gate::new((APP.0, app()), me, &actor(), &self.ports, self.stops())
     }
 
     fn patience(&self, seconds: u64) -> Patience<'_> {
@@ -305,7 +312,7 @@ impl Bench {
                 url: String::new(),
                 agent: String::new(),
             };
-            Gate::new((APP.0, subject), me, &actor(), &self.ports, &self.stop)
+            Gate::new((APP.0, subject), me, &actor(), &self.ports, self.stops())
         };
         let paths = paths.iter().map(|path| gate(files(path)));
         Line::new(gate(Subject::App(app.to_owned())), paths.collect())

@@ -21,6 +21,7 @@ use super::made::Fate;
 use super::made::Live;
 use super::made::Thing;
 use super::made::Writer;
+use crate::audience::Audience;
 use crate::authorize;
 use crate::bundle::Bundle;
 use crate::engine;
@@ -176,6 +177,8 @@ impl Scene {
             log: &self.log,
             key: &self.fakes.key,
             stop: CancellationToken::new(),
+            end: CancellationToken::new(),
+            audience: &Audience::lasting(),
             agent: "host-a",
             home: None,
         };

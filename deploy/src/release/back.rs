@@ -53,19 +53,36 @@ pub async fn mark_ready(permit: &Permit, helm: &Helm, ports: &Ports, patience: &
     }
 }
 
-/// Goes back to the newest revision that worked, before the current one. Returns the revision and
-/// its objects as they are now.
+/// Which process wrote the newest record of a release, if it is of this run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    /// This one, under its own decision.
+    ThisOne,
+    /// The one before a restart, whose decision was another one; it is known to have written.
+    FormerProcess,
+}
+
+/// Goes back to the newest revision that worked, before the one that this run wrote. Returns the revision
+/// and its objects as they are now.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write`]; [`ReleaseError::Untouched`] where the newest revision is not of this run.
 pub async fn roll_back(
     permit: &Permit,
     helm: &Helm,
+    by: By,
     ports: &Ports,
     patience: &Patience<'_>,
 ) -> Result<(u64, Vec<AppliedObject>), ReleaseError> {
     let release = release_of(helm, permit);
     let records = records::read(permit.actor(), &release, ports, patience).await?;
+    let newest = records.last().and_then(|last| last.run.as_deref());
+    if by == By::ThisOne && newest != Some(permit.decision()) {
+        // Whatever the newest revision is, this run has not replaced it.
+        return Err(ReleaseError::Untouched {
+            release: release.name.to_string(),
+        });
+    }
     let target = records::earlier(&records).ok_or_else(|| ReleaseError::NoEarlier {
         release: release.name.to_string(),
     })?;

@@ -124,8 +124,9 @@ pub fn of_release(error: &ReleaseError) -> Problem {
         ReleaseError::Busy { release, .. } => Problem::new(Code::Locked, detail).hint(format!(
             "another Helm is at work, or was killed: look at `helm history {release}`, and `helm rollback {release}` puts it right"
         )),
-        ReleaseError::NoEarlier { .. } => Problem::new(Code::RolloutFailed, detail)
-            .hint("deploy a version that works"),
+        ReleaseError::NoEarlier { .. } | ReleaseError::Untouched { .. } => {
+            Problem::new(Code::RolloutFailed, detail).hint("deploy a version that works")
+        }
         ReleaseError::Cluster { what, source } => of_cluster(what, source),
         ReleaseError::Manifest { .. } => {
             Problem::new(Code::Internal, detail).hint("tell the operator the run's id")
@@ -156,6 +157,7 @@ pub(super) const fn may_have_written(error: &ApplyError) -> bool {
         ApplyError::Release(
             ReleaseError::Busy { .. }
             | ReleaseError::NoEarlier { .. }
+            | ReleaseError::Untouched { .. }
             | ReleaseError::Cluster { .. }
             | ReleaseError::Manifest { .. },
         )

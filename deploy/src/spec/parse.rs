@@ -11,6 +11,7 @@ use proto::ids::DeployName;
 use proto::ids::Namespace;
 
 use super::Duplicates;
+use super::OnDisconnect;
 use super::OnFailure;
 use super::Rollout;
 use super::Spec;
@@ -218,6 +219,7 @@ fn rollout(fields: &Fields<'_>, errors: &mut Errors) -> Rollout {
     const WORDS: &[&str] = &[
         "timeout",
         "on_failure",
+        "on_disconnect",
         "prune",
         "prune_share",
         "prune_protected",
@@ -237,6 +239,14 @@ fn rollout(fields: &Fields<'_>, errors: &mut Errors) -> Rollout {
             Some("revert") => read.on_failure = OnFailure::Revert,
             Some("keep") | None => {}
             Some(_) => errors.at(&spot, "expected keep, rollback, or for Flux revert"),
+        }
+    }
+    if let Some(spot) = rollout.take("on_disconnect") {
+        match spot.text(errors) {
+            Some("cancel") => read.on_disconnect = OnDisconnect::Cancel,
+            Some("rollback") => read.on_disconnect = OnDisconnect::Rollback,
+            Some("finish") | None => {}
+            Some(_) => errors.at(&spot, "expected finish, cancel or rollback"),
         }
     }
     if let Some(spot) = rollout.take("when_locked") {

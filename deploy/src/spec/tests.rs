@@ -297,6 +297,7 @@ fn a_wrong_reference_to_a_chart_is_refused_at_its_place() {
 fn words_that_mean_nothing_are_refused_where_they_stand() {
     for (field, path) in [
         ("on_failure: explode", "on_failure"),
+        ("on_disconnect: leave", "on_disconnect"),
         ("when_locked: steal", "when_locked"),
     ] {
         let text = format!("version: 1\nname: a\nmanifests: [a]\nrollout: {{{field}}}\n");

@@ -147,6 +147,7 @@ async fn keeping() -> World {
     let ports = fakes.ports();
     let demo = || "demo".parse().expect("a name");
     let parts = Parts {
+        statuses: None,
         secrets: ports.secrets,
         clusters: [(demo(), ports.cluster)].into(),
         renderers: [(demo(), ports.renderer)].into(),

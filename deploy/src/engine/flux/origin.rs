@@ -60,6 +60,8 @@ pub(in crate::engine) async fn complete(
         log: tools.log,
         key: tools.key,
         stop: tools.stop.clone(),
+        end: tools.end.clone(),
+        audience: tools.audience,
         agent: tools.agent,
         home: None,
     };

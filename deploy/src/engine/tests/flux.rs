@@ -14,7 +14,7 @@ use crate::ports::Observation;
 use crate::ports::Scope as Watch;
 use crate::principal::Actor;
 
-const SPEC: &str = "version: 1
+pub(super) const SPEC: &str = "version: 1
 name: app
 flux:
   repository: https://git.example.com/team/fleet.git
@@ -26,7 +26,7 @@ rollout: { timeout: 60s, on_failure: revert }
 ";
 const PATH: &str = "apps/web.yaml";
 
-fn file(tag: &str) -> Files {
+pub(super) fn file(tag: &str) -> Files {
     let text = format!(
         "# kept\nimage: registry.example.com/web:{tag} # {{\"$imagepolicy\": \"flux-system:web\"}}\n"
     );
@@ -56,7 +56,7 @@ fn kustomization() -> ObjectId {
 }
 
 /// A stage with a repository, a source and a Kustomization.
-fn stage() -> Stage {
+pub(super) fn stage() -> Stage {
     let stage = Stage::new();
     stage.fakes.git.put(&branch(), &file("1"), "first");
     set(
@@ -85,7 +85,7 @@ pub(super) fn requested(object: &Value) -> String {
 }
 
 /// Plays Flux: what is asked for is done, and a tag named `bad` never becomes healthy.
-async fn play(stage: &Stage) {
+pub(super) async fn play(stage: &Stage) {
     let actor = Actor {
         user: "flux".to_owned(),
         groups: Vec::new(),
@@ -140,7 +140,7 @@ async fn run(stage: &Stage, spec: &str, mode: Mode) -> Report {
     }
 }
 
-fn head(stage: &Stage) -> (String, Files) {
+pub(super) fn head(stage: &Stage) -> (String, Files) {
     let (_, message, files) = stage.fakes.git.head(&branch()).expect("a head");
     (message, files)
 }
@@ -374,7 +374,7 @@ async fn cut_after_push(stage: &Stage, spec: &str) -> Report {
     let began = run(stage, spec, Mode::DryRun).await;
     stage.fakes.journal.clear();
     let work = stage.run(spec, "", Mode::Deploy);
-    let ended = tokio::time::timeout(std::time::Duration::from_secs(1), work).await;
+    let ended = tokio::time::timeout(Duration::from_secs(1), work).await;
     assert!(ended.is_err(), "nobody plays Flux");
     began
 }

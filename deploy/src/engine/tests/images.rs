@@ -173,7 +173,7 @@ async fn a_registry_that_is_away_is_waited_for_until_the_deadline() {
     let began = Instant::now();
     let report = run(&stage, SPEC, Mode::Deploy).await;
     assert_eq!(report.status, Status::Succeeded, "{report:?}");
-    assert!(began.elapsed() >= std::time::Duration::from_secs(20));
+    assert!(began.elapsed() >= Duration::from_secs(20));
     assert!(stage.text().contains("429; waiting and trying again"));
     (0..100).for_each(|_| stage.fakes.registry.fail(away()));
     let report = run(&stage, SPEC, Mode::Deploy).await;

@@ -77,7 +77,9 @@ impl Stage {
             ports: &ports,
             log: &self.log,
             key: &self.fakes.key,
-            stop: self.stop.clone(),
+            stop: self.stop.child_token(),
+            end: self.stop.clone(),
+            audience: &self.seats.audience(GRACE),
             agent: "host-a",
             home: Some(&self.home),
         };

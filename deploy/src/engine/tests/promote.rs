@@ -138,7 +138,9 @@ async fn promote(stage: &Stage, policy: &str, mode: Mode) -> Report {
         ports: &ports,
         log: &stage.log,
         key: &stage.fakes.key,
-        stop: stage.stop.clone(),
+        stop: stage.stop.child_token(),
+        end: stage.stop.clone(),
+        audience: &Audience::lasting(),
         agent: "host-a",
         home: None,
     };

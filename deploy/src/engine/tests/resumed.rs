@@ -1,7 +1,5 @@
 //! Runs that are cut at every moment of every write, and go on as after a restart of the agent.
 
-use std::time::Duration;
-
 use super::*;
 use crate::ports::CommitId;
 use crate::resume::Progress;
@@ -23,6 +21,13 @@ fn cut(stage: &Stage) -> Option<(Brief, Progress)> {
     let mut progress = Progress::Planned;
     for entry in stage.fakes.journal.entries() {
         progress = match (entry, progress) {
+            (_, Progress::Returning { fence }) => Progress::Returning { fence },
+            (
+                Entry::Returning,
+                Progress::Writing { fence }
+                | Progress::Supplied { fence }
+                | Progress::Applied { fence, .. },
+            ) => Progress::Returning { fence },
             (Entry::Planned { brief: kept }, before) => {
                 brief = Brief::read(kept);
                 before
@@ -62,7 +67,9 @@ impl Stage {
             ports: &ports,
             log: &self.log,
             key: &self.fakes.key,
-            stop: self.stop.clone(),
+            stop: self.stop.child_token(),
+            end: self.stop.clone(),
+            audience: &self.seats.audience(GRACE),
             agent: "host-a",
             home: None,
         };
