@@ -64,6 +64,12 @@ pub fn encoded(value: &[u8]) -> Vec<Form> {
             let lines = whole.chunks(width).filter(|line| line.len() >= PART);
             forms.extend(lines.map(form));
         }
+        if whole.len() % 4 != 0 {
+            let mut padded = Zeroizing::new(Vec::with_capacity(whole.len() + 3));
+            padded.extend_from_slice(&whole);
+            padded.resize(whole.len().next_multiple_of(4), b'=');
+            forms.push(padded);
+        }
         forms.push(whole);
         // Inside a longer text the value starts at any of three alignments; the characters that share
         // bits with its neighbors are cut off.
@@ -268,7 +274,8 @@ mod tests {
             .into_iter()
             .for_each(|form| needles.push(form));
         for width in WIDTHS {
-            for line in whole.trim_end_matches('=').as_bytes().chunks(width) {
+            let lines = whole.trim_end_matches('=').as_bytes().chunks(width);
+            for line in lines.filter(|line| line.len() >= PART) {
                 let mut hits = Vec::new();
                 needles.find(line, |start, end| hits.push((start, end)));
                 assert_eq!(merge(hits), [(0, line.len())]);

@@ -237,8 +237,13 @@ async fn the_run_of_a_killed_job_is_taken_back_where_its_spec_says_so() -> Resul
             "{source:?}: {report}"
         );
         let message = report["message"].as_str().unwrap_or_default();
-        let expected = "the job was gone for 4 s; cancelled, as rollout.on_disconnect asks; revision 1 is back and \
-                        ready";
+        let whose = match source {
+            Source::Chart => "Helm's ",
+            Source::Manifests | Source::Kustomization => "",
+        };
+        let expected = format!(
+            "the job was gone for 4 s; cancelled, as rollout.on_disconnect asks; {whose}revision 1 is back and ready"
+        );
         ensure!(message == expected, "{source:?}: {message}");
         ensure!(image(&world).await?.ends_with(":1"), "{source:?}");
     }

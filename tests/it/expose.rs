@@ -385,7 +385,7 @@ async fn what_cannot_be_given_is_a_clear_error() -> Result<()> {
         ensure!(!dir.path().join("started").exists());
     }
     ensure!(
-        world.vault.passed("database/creds") == 0,
+        world.vault.passed("/v1/database/creds") == 0,
         "no credential was issued"
     );
     let path_taken = spec(&format!("  PATH: {{ vault: {path}, field: token }}\n"));

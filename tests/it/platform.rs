@@ -260,7 +260,9 @@ require_digest = true
         let words = ["-n", namespace, "get", "secrets", "-o", "json"];
         let list: Value = serde_json::from_str(&self.world.stand.kubectl(&words).await?)?;
         let mut values = Vec::new();
-        for secret in list["items"].as_array().into_iter().flatten() {
+        let secrets = list["items"].as_array().into_iter().flatten();
+        // Not the one with which Flux reads its repository.
+        for secret in secrets.filter(|secret| secret["data"]["api-key"].is_string()) {
             for key in ["username", "password", "api-key", "DATABASE_URL"] {
                 if let Some(text) = secret["data"][key].as_str() {
                     let bytes = base64::engine::general_purpose::STANDARD.decode(text)?;

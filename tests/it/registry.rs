@@ -77,7 +77,11 @@ impl Registry {
     }
 
     async fn world(&self, name: &str) -> Result<World> {
-        world(name, &[(self.name, &self.proxy.url())]).await
+        world(
+            name,
+            &[(self.name, &format!("http://{}", self.proxy.address()))],
+        )
+        .await
     }
 
     /// Lets a tag of busybox mean something of its own: the same image under another digest. Returns that.
@@ -179,7 +183,7 @@ async fn a_tag_is_resolved_and_the_pod_runs_what_it_meant() -> Result<()> {
     );
     // The same tag means something else by now: the plan says so, and a deploy takes it.
     let again = deploy(&world, &spec).await?;
-    ensure!(again.log.contains("nothing to do"), "{}", again.log);
+    ensure!(again.log.contains("(unchanged)"), "{}", again.log);
     let second = registry.tag(&tag, "second").await?;
     let planned = plan(&world, &spec).await?;
     succeeded(&planned)?;
@@ -603,8 +607,8 @@ async fn flux_gets_the_digest_into_its_repository() -> Result<()> {
     )?;
     let config = std::fs::read_to_string(world.config_path())?;
     let more = format!(
-        "\n[registries.addresses]\n\"{name}\" = \"{}\"\n",
-        registry.proxy.url()
+        "\n[registries.addresses]\n\"{name}\" = \"http://{}\"\n",
+        registry.proxy.address()
     );
     std::fs::write(world.config_path(), config + &more)?;
     let credential = world

@@ -145,8 +145,13 @@ impl<'w> Pipeline<'w> {
     /// # Errors
     /// When the engine does not start or an image cannot be made.
     pub async fn in_containers(mut self) -> Result<Self> {
+        // The executor comes with rsync, which the image of its helper has too.
+        drop(self.world.stand.executor().await?);
         let docker = self.world.stand.docker().await?;
-        docker.pipeline_images(&self.registries()).await?;
+        docker.pipeline_images().await?;
+        // Nothing of the machine is in the jobs' image, so the client has to bring all that it needs.
+        let client = crate::stand::agent::build_static_client().await?;
+        fs::copy(client, self.jobs()?.join("quaymaster"))?;
         self.docker = Some(docker);
         Ok(self)
     }
@@ -233,8 +238,7 @@ impl<'w> Pipeline<'w> {
             .arg(format!("--helper-image={}", docker::HELPER))
             .arg("--pull-policy=if-not-present")
             .arg(format!("--volume={}:{MOUNT}:ro", self.jobs()?.display()))
-            // Images are built in such a container too: that takes mounts, and the registry of the stand.
-            .args(["--privileged", "--network=host"]);
+            .arg("--network=none");
         Ok(())
     }
 

@@ -112,7 +112,9 @@ fn is_captured() -> Result<(), Problem> {
     if io::stdout().is_terminal() {
         return refused("the terminal");
     }
-    if is_of_the_job(&Proc) {
+    // A shell may be redirected itself while a command of it writes to a file; no log is a file.
+    let is_file = fs::metadata("/proc/self/fd/1").is_ok_and(|output| output.is_file());
+    if !is_file && is_of_the_job(&Proc) {
         return refused("the job's log");
     }
     Ok(())

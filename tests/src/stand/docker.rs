@@ -33,8 +33,6 @@ pub const NOTHING: &str = "stand/nothing:1";
 pub(crate) const HELPER: &str = "stand/helper:1";
 /// The deploy jobs of the examples.
 const BUSYBOX: &str = "busybox:latest";
-/// The build jobs of the examples.
-const BUILDAH: &str = "quay.io/buildah/stable:latest";
 
 /// Debian's client: a newer one of the machine's may refuse to speak to Debian's engine.
 pub(crate) const CLIENT: &str = "/usr/bin/docker";
@@ -68,21 +66,14 @@ impl Docker {
         address(&self.site)
     }
 
-    /// Makes the images that the examples' pipelines name, and the executor's own; `registries` is where buildah finds
-    /// images, as a `registries.conf` says it.
+    /// Makes the image of the examples' jobs that call the agent, and the executor's own.
     ///
     /// # Errors
     /// When a program is missing or the engine refuses.
-    pub(crate) async fn pipeline_images(&self, registries: &str) -> Result<()> {
+    pub(crate) async fn pipeline_images(&self) -> Result<()> {
         let site = &self.site;
-        let policy = r#"{ "default": [{ "type": "insecureAcceptAnything" }] }"#;
-        let texts = [
-            ("etc/containers/registries.conf", registries),
-            ("etc/containers/policy.json", policy),
-        ];
         import(site, &image::busybox_layer(&site.cache), BUSYBOX).await?;
-        made_of(site, &["bash", "rsync"], &[], HELPER).await?;
-        made_of(site, &["bash", "buildah"], &texts, BUILDAH).await
+        made_of(site, &["bash", "rsync"], HELPER).await
     }
 
     /// The `docker` command against this engine, still to be given arguments.
@@ -137,14 +128,14 @@ async fn start(site: &Site) -> Result<Server> {
 
 async fn images(site: &Site) -> Result<()> {
     import(site, &image::busybox_layer(&site.cache), SHELL).await?;
-    made_of(site, &["curl", "jq"], &[], CURL).await?;
+    made_of(site, &["curl", "jq"], CURL).await?;
     let nothing = site.folder("job-images")?.join("nothing.tar");
     image::write_empty_layer(&nothing)?;
     import(site, &nothing, NOTHING).await
 }
 
 /// Makes an image of busybox, programs of the machine, and files with these texts.
-async fn made_of(site: &Site, programs: &[&str], texts: &[(&str, &str)], name: &str) -> Result<()> {
+async fn made_of(site: &Site, programs: &[&str], name: &str) -> Result<()> {
     let mut files = Vec::new();
     for program in programs {
         files.extend(with_libraries(site, program).await?);
@@ -152,7 +143,7 @@ async fn made_of(site: &Site, programs: &[&str], texts: &[(&str, &str)], name: &
     let layer = site
         .folder("job-images")?
         .join(format!("{}.tar", programs.join("-")));
-    add_to(&image::busybox_layer(&site.cache), &files, texts, &layer)?;
+    add_to(&image::busybox_layer(&site.cache), &files, &layer)?;
     import(site, &layer, name).await
 }
 
@@ -176,8 +167,8 @@ async fn with_libraries(site: &Site, program: &str) -> Result<Vec<PathBuf>> {
     Ok(libraries.chain([path.clone()]).collect())
 }
 
-/// Writes the layer `base` with `files` of the machine, each at its own path, and with `texts` to `to`.
-fn add_to(base: &Path, files: &[PathBuf], texts: &[(&str, &str)], to: &Path) -> Result<()> {
+/// Writes the layer `base` with `files` of the machine, each at its own path, to `to`.
+fn add_to(base: &Path, files: &[PathBuf], to: &Path) -> Result<()> {
     let mut tar = tar::Builder::new(File::create(to)?);
     for entry in tar::Archive::new(File::open(base)?).entries()? {
         let mut entry = entry?;
@@ -189,11 +180,6 @@ fn add_to(base: &Path, files: &[PathBuf], texts: &[(&str, &str)], to: &Path) -> 
     for file in files {
         tar.append_path_with_name(&file, file.strip_prefix("/")?)
             .with_context(|| format!("packing {}", file.display()))?;
-    }
-    for (path, text) in texts {
-        let length = u64::try_from(text.len())?;
-        let mut head = image::head(tar::EntryType::Regular, length, 0o644);
-        tar.append_data(&mut head, path, text.as_bytes())?;
     }
     tar.into_inner()?;
     Ok(())

@@ -127,7 +127,7 @@ pub fn make_busybox(cache: &Path) -> Result<()> {
     super::layout::write_whole(&busybox_archive(cache), &archive.into_inner()?)
 }
 
-pub(super) fn head(kind: tar::EntryType, size: u64, mode: u32) -> tar::Header {
+fn head(kind: tar::EntryType, size: u64, mode: u32) -> tar::Header {
     let mut header = tar::Header::new_gnu();
     header.set_entry_type(kind);
     header.set_size(size);
