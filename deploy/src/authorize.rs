@@ -4,7 +4,7 @@
 //! [`authorize`] on the parsed request (does one of these rules grant everything in it?). The
 //! decision is made on the very objects that will be applied: they move into the permit.
 //!
-//! A third one, [`expose`], is about values that the job itself gets: no cluster is part of it, and its
+//! A third one, [`expose()`], is about values that the job itself gets: no cluster is part of it, and its
 //! proof is an [`Exposure`].
 //!
 //! `matching` compares rules with the principal, `grant` a rule with the request (`charts` where its

@@ -333,12 +333,12 @@ fn goes_alike([plain, kustomize, helm, flux]: [&Way; 4]) -> Result<()> {
         );
     }
     // Helm and Flux go back themselves, so nothing is planned and checked on that way.
-    let planned = ["plan", "check", "apply", "watch"];
+    let planned = ["apply", "plan", "check", "apply", "watch"];
     for (way, back) in [
         (plain, &planned[..]),
         (kustomize, &planned),
-        (helm, &planned[2..]),
-        (flux, &planned[2..]),
+        (helm, &planned[3..]),
+        (flux, &planned[3..]),
     ] {
         for told in [&way.missing, &way.crash] {
             let stages = [&forward[..], back].concat();
