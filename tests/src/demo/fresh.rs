@@ -91,7 +91,8 @@ async fn fetch(stand: &Stand) -> Result<()> {
 
 /// Copies the example with one line more.
 fn with_rotate(dir: &Path) -> Result<PathBuf> {
-    let (from, to) = (example::folder("flask"), dir.join("fresh"));
+    // A job takes its namespace from the name of the folder.
+    let (from, to) = (example::folder("flask"), dir.join("fresh/flask"));
     fs::create_dir_all(to.join("k8s"))?;
     for file in fs::read_dir(from.join("k8s"))? {
         let file = file?;
