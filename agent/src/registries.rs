@@ -20,6 +20,7 @@ use deploy::ports::ImagePlace;
 use deploy::ports::Registry;
 use deploy::ports::RegistryError;
 use deploy::ports::RegistryLogin;
+use deploy::ports::is_digest;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use reqwest::Certificate;
@@ -140,12 +141,6 @@ fn is_near(registry: &str) -> bool {
     let host = bare.map_or(registry, |(host, _)| host);
     let address = host.trim_start_matches('[').trim_end_matches(']');
     host == "localhost" || address.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
-}
-
-fn is_digest(text: &str) -> bool {
-    let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-    text.strip_prefix("sha256:")
-        .is_some_and(|rest| rest.len() == 64 && rest.bytes().all(hex))
 }
 
 /// Computes the digest of what came.

@@ -13,6 +13,7 @@ use crate::object::Gvk;
 use crate::object::Object;
 use crate::object::text;
 use crate::ports::ImagePlace;
+use crate::ports::is_digest;
 
 /// A valid image reference.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -116,13 +117,6 @@ fn is_tag(tag: &str) -> bool {
     let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
     let first = tag.bytes().next().is_some_and(word);
     first && tag.len() <= 128 && tag.bytes().all(|byte| word(byte) || b".-".contains(&byte))
-}
-
-fn is_digest(digest: &str) -> bool {
-    let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-    digest
-        .strip_prefix("sha256:")
-        .is_some_and(|rest| rest.len() == 64 && rest.bytes().all(hex))
 }
 
 fn name_problem(name: &str) -> Option<&'static str> {

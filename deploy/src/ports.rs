@@ -56,6 +56,7 @@ pub use self::registry::ImagePlace;
 pub use self::registry::Registry;
 pub use self::registry::RegistryError;
 pub use self::registry::RegistryLogin;
+pub use self::registry::is_digest;
 pub use self::renderer::Chart;
 pub use self::renderer::Crds;
 pub use self::renderer::Files;

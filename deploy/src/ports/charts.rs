@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use super::registry::is_digest;
 use crate::class::Class;
 
 /// Longest address or version; also the longest tag of a registry.
@@ -238,12 +239,10 @@ impl ChartDigest {
     /// # Errors
     /// Says what a digest looks like.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
-        let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-        match text.strip_prefix("sha256:") {
-            Some(digits) if digits.len() == 64 && digits.bytes().all(hex) => {
-                Ok(Self(text.to_owned()))
-            }
-            _ => Err("expected a digest: sha256: and 64 hexadecimal digits in lower case"),
+        if is_digest(text) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err("expected a digest: sha256: and 64 hexadecimal digits in lower case")
         }
     }
 

@@ -20,6 +20,15 @@ pub struct ImagePlace {
     pub reference: String,
 }
 
+/// Says whether a text is a SHA-256 digest as registries write it: `sha256:` and 64 hexadecimal digits in lower case.
+#[must_use]
+pub fn is_digest(digest: &str) -> bool {
+    let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    digest
+        .strip_prefix("sha256:")
+        .is_some_and(|rest| rest.len() == 64 && rest.bytes().all(hex))
+}
+
 /// Who asks.
 #[derive(Debug)]
 pub struct RegistryLogin {
