@@ -69,6 +69,7 @@
 //! * ports of the brain: [`vault`] (and in its folder `identity` the agent's own login), [`cluster`],
 //!   [`registries`] (images; charts are fetched with its requests), [`render`] (Helm and kustomize) and
 //!   [`git`], which run programs as confined children ([`child`]), [`journal`];
+//! * what [`vault`], [`registries`] and [`auth`] have in common as HTTP clients: [`outbound`];
 //! * the way in: [`auth`], [`http`], [`runs`]; the way back to GitLab: [`gitlab`], which posts commit statuses;
 //! * the daemon: [`rotation`], with the desk at which `http` asks about Secrets that are kept fresh;
 //! * [`app`] puts all of it together.
@@ -133,6 +134,7 @@ pub mod readiness;
 pub mod lifecycle;
 pub mod config;
 pub mod journal;
+mod outbound;
 pub mod vault;
 pub mod cluster;
 pub mod registries;

@@ -16,6 +16,7 @@ use serde::Deserialize;
 use super::AuthSetupError;
 use super::IssuerSettings;
 use super::keys::KeySet;
+use crate::outbound;
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 const LIMIT: Duration = Duration::from_secs(5);
@@ -124,18 +125,7 @@ fn is_loopback(url: &Url) -> bool {
 
 /// Makes a client that trusts the machine's roots, or those of a file alone.
 pub(super) fn client(url: &Url, ca_file: Option<&Path>) -> Result<Client, AuthSetupError> {
-    if rustls::crypto::CryptoProvider::get_default().is_none() {
-        // An error means that another thread was faster, which is as good.
-        drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
-    }
-    let mut builder = Client::builder()
-        .tls_backend_rustls()
-        .redirect(reqwest::redirect::Policy::none())
-        .no_proxy()
-        .retry(reqwest::retry::never())
-        .user_agent(concat!("quaymasterd/", env!("CARGO_PKG_VERSION")))
-        .connect_timeout(CONNECT_LIMIT)
-        .timeout(LIMIT);
+    let mut builder = outbound::builder(CONNECT_LIMIT).timeout(LIMIT);
     if url.scheme() == "http" {
         // Without TLS no roots are needed, and a machine may have none.
         builder = builder.tls_certs_only([]);

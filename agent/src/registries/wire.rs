@@ -11,7 +11,6 @@ use std::time::Duration;
 use deploy::ports::RegistryError;
 use reqwest::Certificate;
 use reqwest::Client;
-use reqwest::ClientBuilder;
 use reqwest::Response;
 use reqwest::StatusCode;
 use reqwest::Url;
@@ -22,6 +21,8 @@ use reqwest::header::HeaderValue;
 use reqwest::header::LOCATION;
 use reqwest::header::RETRY_AFTER;
 use reqwest::header::WWW_AUTHENTICATE;
+
+use crate::outbound;
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// Redirects of one read.
@@ -92,15 +93,16 @@ impl Wire {
     /// Makes the client, which takes these roots beside the machine's; nothing is sent.
     pub(crate) fn to(origin: &str, roots: &[Certificate]) -> Result<Self, RegistryError> {
         let home = Url::parse(origin).map_err(|error| broken(&error))?;
-        if rustls::crypto::CryptoProvider::get_default().is_none() {
-            // An error means that another thread was faster, which is as good.
-            drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
-        }
         let more = roots.iter().cloned();
-        let http = match client().tls_certs_merge(more.clone()).build() {
+        let http = match outbound::builder(CONNECT_LIMIT)
+            .tls_certs_merge(more.clone())
+            .build()
+        {
             // A machine without root certificates can still talk to itself, and to those that are named.
             Err(_no_roots) if home.scheme() == "http" || !roots.is_empty() => {
-                client().tls_certs_only(more).build()
+                outbound::builder(CONNECT_LIMIT)
+                    .tls_certs_only(more)
+                    .build()
             }
             other => other,
         };
@@ -228,16 +230,6 @@ impl Wire {
         }
         Ok(Reply::Came(Came { body, digest }))
     }
-}
-
-fn client() -> ClientBuilder {
-    Client::builder()
-        .tls_backend_rustls()
-        .redirect(reqwest::redirect::Policy::none())
-        .no_proxy()
-        .retry(reqwest::retry::never())
-        .user_agent(concat!("quaymasterd/", env!("CARGO_PKG_VERSION")))
-        .connect_timeout(CONNECT_LIMIT)
 }
 
 fn broken(error: &dyn std::error::Error) -> RegistryError {

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::wire::Wire;
+use crate::outbound;
 
 /// The longest wait for a connection.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -85,18 +86,8 @@ pub(super) fn wire_with(
             setting: "JWT mount",
         });
     }
-    if rustls::crypto::CryptoProvider::get_default().is_none() {
-        // An error means that another thread was faster, which is as good.
-        drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
-    }
-    let mut builder = reqwest::Client::builder()
-        .tls_backend_rustls()
-        .redirect(reqwest::redirect::Policy::none())
-        .no_proxy()
-        .retry(reqwest::retry::never())
-        .user_agent(concat!("quaymasterd/", env!("CARGO_PKG_VERSION")))
-        .connect_timeout(settings.timeout.min(CONNECT_LIMIT))
-        .timeout(settings.timeout);
+    let connecting = settings.timeout.min(CONNECT_LIMIT);
+    let mut builder = outbound::builder(connecting).timeout(settings.timeout);
     if url.scheme() == "http" {
         // Without TLS no roots are needed, and a machine may have none.
         builder = builder.tls_certs_only([]);
