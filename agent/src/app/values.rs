@@ -56,8 +56,8 @@ impl Intake {
             id_token: identity.id_token,
             vault_token: identity.vault_token,
         };
-        let who = identity.principal.clone();
-        let exposure = authorize::expose(&self.policy, identity.principal, wanted, &decision);
+        let who = identity.principal;
+        let exposure = authorize::expose(&self.policy, &who, wanted, &decision);
         let exposure = exposure.map_err(|denial| {
             let problem = denied(denial);
             tell(&who, &names, "", &decision, Err(&problem));

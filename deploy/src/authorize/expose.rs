@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use super::Denial;
 use super::admitted;
 use super::grant::ASK;
+use super::grant::misspelt;
 use super::nearest;
 use crate::policy::Policy;
 use crate::policy::Rule;
@@ -19,7 +20,6 @@ use crate::spec::Source;
 /// Proof that a caller may have these values. Not cloneable, consumed by [`crate::expose`].
 #[derive(Debug)]
 pub struct Exposure {
-    principal: Principal,
     rule: String,
     decision: String,
     vault_role: Option<String>,
@@ -27,12 +27,6 @@ pub struct Exposure {
 }
 
 impl Exposure {
-    /// Returns who asked.
-    #[must_use]
-    pub const fn principal(&self) -> &Principal {
-        &self.principal
-    }
-
     /// Returns the id of the rule that grants it.
     #[must_use]
     pub fn rule(&self) -> &str {
@@ -64,11 +58,11 @@ impl Exposure {
 /// The denial, naming the first path that the best matching rule does not list.
 pub fn expose(
     policy: &Policy,
-    principal: Principal,
+    principal: &Principal,
     wanted: BTreeMap<String, Source>,
     decision: &str,
 ) -> Result<Exposure, Denial> {
-    let (_, rules) = admitted(policy, &principal, decision)?;
+    let (_, rules) = admitted(policy, principal, decision)?;
     let mut best: Option<(usize, &Rule, &VaultPath)> = None;
     for rule in rules {
         let mut passed = 0;
@@ -79,7 +73,6 @@ pub fn expose(
                 rule: rule.id.clone(),
                 decision: decision.to_owned(),
                 vault_role: rule.vault.as_ref().and_then(|vault| vault.role.clone()),
-                principal,
                 wanted,
             });
         };
@@ -97,7 +90,7 @@ pub fn expose(
         decision: decision.to_owned(),
         message,
         hint: hint.to_owned(),
-        nearest: nearest(policy, &principal),
+        nearest: nearest(policy, principal),
     })
 }
 
@@ -119,8 +112,8 @@ fn refusal(rule: &Rule, path: &VaultPath) -> (String, &'static str) {
         "the Vault path {path} may not be given to a job: rule {id} does not list it under vault.expose"
     );
     let for_secrets = rule.vault.iter().flat_map(|vault| &vault.paths);
-    let hint = if path.as_str().split('/').nth(1) == Some("data") {
-        "on a KV v2 mount the path is written without data/, as `vault kv get` takes it"
+    let hint = if let Some(hint) = misspelt(path) {
+        hint
     } else if for_secrets.into_iter().any(|pattern| pattern.matches(path)) {
         "the rule grants it for Secrets in the cluster, where the job never sees the value: use `secrets` if that \
          is enough, or ask the operator to list it under `expose` as well"

@@ -283,15 +283,17 @@ pub(super) fn vault_path(rule: &Rule, path: &VaultPath) -> Result<(), Refusal> {
     if patterns.iter().any(|pattern| pattern.matches(path)) {
         return Ok(());
     }
-    let hint = if path.as_str().split('/').nth(1) == Some("data") {
-        "on a KV v2 mount the path is written without data/, as `vault kv get` takes it"
-    } else {
-        ASK
-    };
     Err(refuse(
         format!("the Vault path {path} is not granted"),
-        hint,
+        misspelt(path).unwrap_or(ASK),
     ))
+}
+
+/// Says what is wrong with a path that has `data/` in it, as only the API of a KV v2 mount does.
+pub(super) fn misspelt(path: &VaultPath) -> Option<&'static str> {
+    let is_of_the_api = path.as_str().split('/').nth(1) == Some("data");
+    is_of_the_api
+        .then_some("on a KV v2 mount the path is written without data/, as `vault kv get` takes it")
 }
 
 /// Decides about one object; returns its id with the namespace that it gets.

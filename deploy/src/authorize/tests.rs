@@ -655,7 +655,7 @@ fn wanted(paths: &[&str]) -> BTreeMap<String, Source> {
 fn a_job_gets_the_values_that_the_rule_lists_for_jobs() {
     let exposure = expose(
         &exposing(),
-        caller(&[]),
+        &caller(&[]),
         wanted(&["kv/flask/build/npm"]),
         "d1",
     );
@@ -669,7 +669,7 @@ fn a_job_gets_the_values_that_the_rule_lists_for_jobs() {
 #[test]
 fn paths_for_secrets_are_not_for_jobs() {
     let denied = |paths: &[&str]| {
-        let denial = expose(&exposing(), caller(&[]), wanted(paths), "d1");
+        let denial = expose(&exposing(), &caller(&[]), wanted(paths), "d1");
         denial.expect_err("it is denied")
     };
     let denial = denied(&["kv/flask/build/npm", "kv/flask/db"]);
@@ -682,7 +682,7 @@ fn paths_for_secrets_are_not_for_jobs() {
     assert!(denied(&["kv/data/flask"]).hint.contains("data/"));
     let none = expose(
         &policy(POLICY),
-        caller(&[]),
+        &caller(&[]),
         wanted(&["kv/flask/build/npm"]),
         "d1",
     );
@@ -698,7 +698,7 @@ fn conditions_hold_for_values_as_for_deploys() {
     ] {
         let denial = expose(
             &exposing(),
-            caller(&[change]),
+            &caller(&[change]),
             wanted(&["kv/flask/build/npm"]),
             "d1",
         );

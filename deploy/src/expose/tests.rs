@@ -39,7 +39,7 @@ async fn exposed(vault: &FakeVault, lines: &str) -> Result<Variables, ExposeErro
     let claims = claims.map(|(name, value)| (name.to_owned(), value.to_owned()));
     let principal = Principal::unchecked(PrincipalKind::GitlabJob, claims.into());
     let policy = Policy::parse(POLICY).expect("the policy is valid");
-    let exposure = authorize::expose(&policy, principal, spec.expose, "d1").expect("granted");
+    let exposure = authorize::expose(&policy, &principal, spec.expose, "d1").expect("granted");
     let login = Login::Jwt {
         token: Secret::from_text("token".to_owned()),
         role: "build".to_owned(),
