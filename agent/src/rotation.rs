@@ -141,7 +141,7 @@ impl Rotation {
         self.table.with(|rows| {
             let (place, secret) = find(rows, asker, name, &self.tools)?;
             let told = view::one(rows, &place, &secret, now);
-            told.ok_or_else(|| Box::new(missing(rows, name, &self.tools.clusters)))
+            told.ok_or_else(|| Box::new(missing(rows, asker, name, &self.tools.clusters)))
         })
     }
 
@@ -236,13 +236,14 @@ fn find(
             let problem = Problem::new(Code::BadRequest, detail);
             Err(Box::new(problem.hint("name cluster and namespace too")))
         }
-        (None, _) => Err(Box::new(missing(rows, name, &tools.clusters))),
+        (None, _) => Err(Box::new(missing(rows, asker, name, &tools.clusters))),
     }
 }
 
 /// Says that a Secret is not there, or that this is not known yet.
 fn missing<T>(
     rows: &table::Rows,
+    asker: &Asker,
     name: &SecretName,
     clusters: &BTreeMap<ClusterName, T>,
 ) -> Problem {
@@ -252,9 +253,15 @@ fn missing<T>(
         .map(ClusterName::as_str)
         .collect();
     if unread.is_empty() {
-        let detail = format!("no Secret {} is kept fresh for you", name.name);
-        return Problem::new(Code::NotFound, detail)
-            .hint("`quaymaster secrets list` shows those of your project");
+        let (whose, hint) = match asker {
+            Asker::Operator => ("", "`quaymaster managed list` shows all of them"),
+            Asker::Project(_) => (
+                " for you",
+                "`quaymaster secrets list` shows those of your project",
+            ),
+        };
+        let detail = format!("no Secret {} is kept fresh{whose}", name.name);
+        return Problem::new(Code::NotFound, detail).hint(hint);
     }
     let detail = format!(
         "it is not known yet whether Secret {} is kept fresh: the agent has not read what is kept fresh in {}",
@@ -281,13 +288,19 @@ mod tests {
             namespace: None,
             name: "db".to_owned(),
         };
-        let problem = missing(&rows, &name, &clusters);
+        let problem = missing(&rows, &Asker::Operator, &name, &clusters);
         assert_eq!((problem.code, problem.retryable), (Code::Unavailable, true));
         assert!(problem.detail.ends_with("kept fresh in two"), "{problem:?}");
         name.cluster = Some(cluster("one"));
-        assert_eq!(missing(&rows, &name, &clusters).code, Code::NotFound);
+        assert_eq!(
+            missing(&rows, &Asker::Operator, &name, &clusters).code,
+            Code::NotFound
+        );
         rows.synced.insert(cluster("two"));
         name.cluster = None;
-        assert_eq!(missing(&rows, &name, &clusters).code, Code::NotFound);
+        assert_eq!(
+            missing(&rows, &Asker::Operator, &name, &clusters).code,
+            Code::NotFound
+        );
     }
 }

@@ -30,7 +30,7 @@ pub(super) fn list(rows: &Rows, asker: &Asker, tools: &Tools, now: Timestamp) ->
     let mut secrets = Vec::new();
     for (place, app) in rows.apps.iter().filter(|(_, app)| asker.may_see(app)) {
         for (name, row) in &app.secrets {
-            secrets.extend(secret(rows, place, app, name, row, now));
+            secrets.push(secret(rows, place, app, name, row, now));
         }
     }
     let folders = match asker {
@@ -56,7 +56,7 @@ pub(super) fn list(rows: &Rows, asker: &Asker, tools: &Tools, now: Timestamp) ->
 pub(super) fn one(rows: &Rows, place: &Place, name: &str, now: Timestamp) -> Option<ManagedSecret> {
     let app = rows.apps.get(place)?;
     let row = app.secrets.get(name)?;
-    secret(rows, place, app, name, row, now)
+    Some(secret(rows, place, app, name, row, now))
 }
 
 /// The clusters whose register was not read yet.
@@ -75,7 +75,7 @@ fn secret(
     name: &str,
     row: &Row,
     now: Timestamp,
-) -> Option<ManagedSecret> {
+) -> ManagedSecret {
     let mut notes = row.notes.clone();
     notes.extend(row.problem.clone());
     notes.extend(row.failed.clone());
@@ -90,7 +90,7 @@ fn secret(
     let credentials = credentials(row, now);
     let freshness = freshness(rows, app, row);
     let stale = stale(rows, row, freshness, &notes, now);
-    Some(ManagedSecret {
+    ManagedSecret {
         cluster: place.cluster.clone(),
         namespace: place.namespace.clone(),
         name: name.to_owned(),
@@ -111,7 +111,7 @@ fn secret(
         run: state.map_or_else(String::new, |state| state.run.clone()),
         agent: rows.keeper(place).unwrap_or_default().to_owned(),
         notes,
-    })
+    }
 }
 
 /// Notes since when each Secret stands as it does.
