@@ -143,14 +143,7 @@ pub(crate) fn exposing(file: &Path, environment: &Environment) -> Result<Bundle,
     let source = yaml::parts(&source, EXPOSING).map_err(|place| PackError::Spec(vec![place]))?;
     let spec = expand::expand(&source, environment).map_err(PackError::Spec)?;
     let files = BTreeMap::from([(SPEC_FILE.to_owned(), spec.into_bytes())]);
-    let archive = archive::tar(&files).map_err(unreadable(file))?;
-    Ok(Bundle {
-        archive,
-        files: files
-            .into_iter()
-            .map(|(name, content)| (name, content.len()))
-            .collect(),
-    })
+    bundle(files, file)
 }
 
 /// Reads the spec of a folder and fills it in; returns the folder's real path with it.
@@ -205,7 +198,12 @@ fn whole(dir: &Path, root: &Path, spec: String) -> Result<Bundle, PackError> {
         check_size("the bundle", total, TOTAL_LIMIT)?;
         files.insert(name, content);
     }
-    let archive = archive::tar(&files).map_err(unreadable(dir))?;
+    bundle(files, dir)
+}
+
+/// Puts files into one archive; `from` is where they come from.
+fn bundle(files: BTreeMap<String, Vec<u8>>, from: &Path) -> Result<Bundle, PackError> {
+    let archive = archive::tar(&files).map_err(unreadable(from))?;
     check_size("the bundle", archive.len() as u64, TOTAL_LIMIT)?;
     Ok(Bundle {
         archive,
