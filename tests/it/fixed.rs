@@ -1,6 +1,7 @@
 //! Secrets that somebody made immutable, and Secrets of another type: refused by name, by a deploy and by
 //! a rotation, before anything is issued; never deleted to be made again.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -25,9 +26,24 @@ async fn deploy(world: &World, kv: &str, more: &str) -> Result<Finished> {
     world.deploy(&[("quaymaster.yaml", &spec)]).await
 }
 
-async fn uid(world: &World) -> Result<String> {
+/// A world in which it is deployed, and the path of its KV secret.
+async fn deployed(name: &str) -> Result<(World, String)> {
+    let world = World::rotating(name).await?;
+    let kv = world.put("app", json!({ "api": "first-value" })).await?;
+    let first = deploy(&world, &kv, "").await?;
+    ensure!(
+        first.status() == 200,
+        "{}\n{}",
+        first.answer.text(),
+        first.log
+    );
+    Ok((world, kv))
+}
+
+/// The Secret's UID, which a new one would not have, and its values.
+async fn seen(world: &World) -> Result<(String, BTreeMap<String, String>)> {
     let words = ["get", "secret", "app-db", "-o", "jsonpath={.metadata.uid}"];
-    world.kubectl(&words).await
+    Ok((world.kubectl(&words).await?, world.secret("app-db").await?))
 }
 
 /// The Secret as the operator sees it, once a note says this.
@@ -49,16 +65,8 @@ async fn until_noted(world: &World, words: &str) -> Result<Value> {
 
 #[tokio::test]
 async fn an_immutable_secret_is_refused_by_name_and_stays() -> Result<()> {
-    let world = World::rotating("fixed").await?;
-    let kv = world.put("app", json!({ "api": "first-value" })).await?;
-    let first = deploy(&world, &kv, "").await?;
-    ensure!(
-        first.status() == 200,
-        "{}\n{}",
-        first.answer.text(),
-        first.log
-    );
-    let before = (uid(&world).await?, world.secret("app-db").await?);
+    let (world, kv) = deployed("fixed").await?;
+    let before = seen(&world).await?;
     let patch = ["patch", "secret", "app-db", "-p", r#"{"immutable":true}"#];
     world.kubectl(&patch).await?;
 
@@ -77,8 +85,7 @@ async fn an_immutable_secret_is_refused_by_name_and_stays() -> Result<()> {
         again.answer.text(),
         again.log
     );
-    let after = (uid(&world).await?, world.secret("app-db").await?);
-    ensure!(after == before, "the Secret is as it was");
+    ensure!(seen(&world).await? == before, "the Secret is as it was");
     let alive = world.live_credentials().await?;
     ensure!(
         alive == 1,
@@ -90,16 +97,8 @@ async fn an_immutable_secret_is_refused_by_name_and_stays() -> Result<()> {
 
 #[tokio::test]
 async fn another_type_is_refused_by_name_and_the_secret_stays() -> Result<()> {
-    let world = World::rotating("types").await?;
-    let kv = world.put("app", json!({ "api": "first-value" })).await?;
-    let first = deploy(&world, &kv, "").await?;
-    ensure!(
-        first.status() == 200,
-        "{}\n{}",
-        first.answer.text(),
-        first.log
-    );
-    let before = (uid(&world).await?, world.secret("app-db").await?);
+    let (world, kv) = deployed("types").await?;
+    let before = seen(&world).await?;
     let typed = deploy(&world, &kv, "    type: example.com/database\n").await?;
     ensure!(
         typed.status() == 422 && typed.log.contains("app-db .type cannot change"),
@@ -107,8 +106,7 @@ async fn another_type_is_refused_by_name_and_the_secret_stays() -> Result<()> {
         typed.answer.text(),
         typed.log
     );
-    let after = (uid(&world).await?, world.secret("app-db").await?);
-    ensure!(after == before, "the Secret is as it was");
+    ensure!(seen(&world).await? == before, "the Secret is as it was");
     ensure!(
         world.live_credentials().await? == 1,
         "nothing was issued for it"
